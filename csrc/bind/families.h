@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+// One registration function per kernel family, the same in _C, _cuda and _simt.
+#pragma once
+#include <pybind11/pybind11.h>
+
+namespace tk::bind {
+namespace py = pybind11;
+
+void bind_merge(py::module_& m);
+
+}  // namespace tk::bind
