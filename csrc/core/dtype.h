@@ -65,24 +65,18 @@ TK_INLINE float to_float(f16_t x) {
   return detail::bit_cast<float>(detail::bit_cast<uint32_t>(scaled) | infinite | sign);
 }
 
-template <class T>
-TK_INLINE T from_float(float x);
+namespace detail {
 
-template <>
-TK_INLINE float from_float<float>(float x) {
-  return x;
-}
+TK_INLINE float from_float(float x, float*) { return x; }
 
 // Round to nearest, ties to even; a NaN stays a (quiet) NaN.
-template <>
-TK_INLINE bf16_t from_float<bf16_t>(float x) {
+TK_INLINE bf16_t from_float(float x, bf16_t*) {
   const uint32_t u = detail::bit_cast<uint32_t>(x);
   if ((u & 0x7fffffffu) > 0x7f800000u) return bf16_t{static_cast<uint16_t>((u >> 16) | 0x40u)};
   return bf16_t{static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
 }
 
-template <>
-TK_INLINE f16_t from_float<f16_t>(float x) {
+TK_INLINE f16_t from_float(float x, f16_t*) {
   const uint32_t u = detail::bit_cast<uint32_t>(x);
   const uint32_t sign = (u >> 16) & 0x8000u;
   const uint32_t magnitude = u & 0x7fffffffu;
@@ -94,6 +88,13 @@ TK_INLINE f16_t from_float<f16_t>(float x) {
   }
   const uint32_t rounded = magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u);
   return f16_t{static_cast<uint16_t>(sign | (rounded >> 13))};
+}
+
+}  // namespace detail
+
+template <class T>
+TK_INLINE T from_float(float x) {
+  return detail::from_float(x, static_cast<T*>(nullptr));
 }
 
 // Runs BODY with the type alias T bound to the C++ type of a float dtype.
