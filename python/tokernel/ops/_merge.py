@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokernel.kernels import merge as kernels
-from tokernel.ops._torch_op import TorchOp
+from tokernel.ops._torch_op import define
 
 
 def _gather_rows_fake(x: Tensor, index: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def _gather_rows_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     return torch.zeros(()), None
 
 
-_gather_rows = TorchOp(
+_gather_rows = define(
     "gather_rows(Tensor x, Tensor index) -> Tensor",
     kernels.gather_rows,
     _gather_rows_fake,

@@ -8,103 +8,123 @@ torch-dispatch mode, no functorch transform, no tracing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import Parameter
 
 _library = torch.library.Library("tokernel", "DEF")
 
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
-
-# Private names, read once: where torch no longer has them, every call takes the dispatcher.
+# Private names, read once: where torch no longer has one of them, every call takes the dispatcher.
+_functorch = getattr(torch._C, "_functorch", None)
 _dispatch_modes: Callable[[], int] | None = getattr(torch._C, "_len_torch_dispatch_stack", None)
 _function_modes: Callable[[], int] | None = getattr(torch._C, "_len_torch_function_stack", None)
-_transforms: Callable[[], Any] | None = getattr(
-    getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None
+_tracing: Callable[[], Any] | None = getattr(torch._C, "_get_tracing_state", None)
+_transform: Callable[[], Any] | None = getattr(_functorch, "peek_interpreter_stack", None)
+_GRADIENT_TRANSFORMS: tuple[Any, ...] = tuple(
+    getattr(getattr(_functorch, "TransformType", None), name, None) for name in ("Grad", "Jvp")
 )
-_has_short_path = _dispatch_modes is not None and _function_modes is not None and _transforms is not None
+_is_compiling = torch.compiler.is_compiling
+_is_grad_enabled = torch.is_grad_enabled
+
+_DISPATCHER, _KERNEL, _GRADIENT = range(3)
 
 
-def _nothing_intercepts() -> bool:
-    return (
-        _has_short_path
-        and _dispatch_modes() == 0  # type: ignore[misc]
-        and _function_modes() == 0  # type: ignore[misc]
-        and _transforms() is None  # type: ignore[misc]
-        and not torch.jit.is_tracing()
-    )
+def _route(args: tuple[Any, ...]) -> int:
+    """Choose the cheapest path that is right for these arguments in this context."""
+    if _dispatch_modes is None or _function_modes is None or _tracing is None or _transform is None:
+        return _DISPATCHER
+    if _dispatch_modes() or _function_modes() or _tracing() is not None:
+        return _DISPATCHER
+    top = _transform()
+    if top is not None:
+        # The dispatcher's own gradient formula refuses to run under nested transforms; autograd.Function does not.
+        return _GRADIENT if top.key() in _GRADIENT_TRANSFORMS else _DISPATCHER
+    grad = _is_grad_enabled()
+    route = _KERNEL
+    for a in args:
+        kind = type(a)
+        if kind is Tensor or kind is Parameter:
+            if grad and a.requires_grad:
+                route = _GRADIENT
+        elif isinstance(a, Tensor):
+            return _DISPATCHER
+    return route
 
 
-def _wants_gradient(tensors: Sequence[torch.Tensor | None]) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
-class TorchOp:
-    """One op in torch: call it with the arguments of its schema.
+def define(
+    schema: str,
+    kernel: Callable[..., Any],
+    fake: Callable[..., Any],
+    *,
+    setup: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
+    batched: bool = True,
+) -> Callable[..., Any]:
+    """Register an op as ``torch.ops.tokernel.<name>`` and return the function that calls it the cheapest way.
 
     Args:
-        schema: as ``torch.library`` takes it, e.g. ``"gather_rows(Tensor x, Tensor index) -> Tensor"``.
+        schema: as ``torch.library`` takes it, e.g. ``"gather_rows(Tensor x, Tensor index) -> Tensor"``. The returned
+            function takes the same arguments by position.
         kernel: computes the outputs from plain tensors on the CPU or a GPU.
         fake: builds empty outputs from shapes alone.
-        backward: ``backward(ctx, *grads)``, built from torch ops; None for an op without gradient.
         setup: ``setup(ctx, inputs, output)`` saves what backward needs.
-        fold_vmap: the op treats dimension 0 of every tensor as a batch, so that a ``vmap`` dimension can be folded
-            into it.
+        backward: ``backward(ctx, *grads)``, built from torch ops; None for an op without gradient.
+        batched: dimension 0 of every tensor is a batch, so that a ``vmap`` dimension can be folded into it.
     """
-
-    def __init__(
-        self,
-        schema: str,
-        kernel: Callable[..., Any],
-        fake: Callable[..., Any],
-        *,
-        setup: Callable[..., None] | None = None,
-        backward: Callable[..., Any] | None = None,
-        fold_vmap: bool = True,
-    ) -> None:
-        name = schema.split("(", 1)[0]
-        self.kernel = kernel
-        _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-        _library.impl(name, kernel, "CPU")
-        _library.impl(name, kernel, "CUDA")
-        torch.library.register_fake(f"tokernel::{name}", fake, lib=_library)
-        self.dispatched = getattr(torch.ops.tokernel, name).default
-        self.function = None
-        if backward is not None:
-            torch.library.register_autograd(f"tokernel::{name}", backward, setup_context=setup, lib=_library)
-            self.function = _autograd_function(name, kernel, setup, backward)
-        if fold_vmap:
-            torch.library.register_vmap(f"tokernel::{name}", _folding_rule(self.dispatched), lib=_library)
-
-    def __call__(self, *args: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return self.dispatched(*args)
-        tensors = [a for a in args if isinstance(a, torch.Tensor)]
-        if not all(type(t) in _PLAIN for t in tensors) or not _nothing_intercepts():
-            return self.dispatched(*args)
-        if not _wants_gradient(tensors):
-            return self.kernel(*args)
-        if self.function is None:
-            return self.kernel(*args)
-        return self.function.apply(*args)
+    name = schema.split("(", 1)[0]
+    qualified = f"tokernel::{name}"
+    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _library.impl(name, kernel, "CPU")
+    _library.impl(name, kernel, "CUDA")
+    torch.library.register_fake(qualified, fake, lib=_library)
+    dispatched = getattr(torch.ops.tokernel, name).default
+    if batched:
+        torch.library.register_vmap(qualified, _folding_rule(dispatched), lib=_library)
+    if backward is None:
+        return _without_gradient(kernel, dispatched)
+    torch.library.register_autograd(qualified, backward, setup_context=setup, lib=_library)
+    return _with_gradient(name, kernel, dispatched, setup, backward)
 
 
-def _autograd_function(
-    name: str,
-    kernel: Callable[..., Any],
-    setup: Callable[..., None] | None,
-    backward: Callable[..., Any],
-) -> Any:
-    def forward(*args: Any) -> Any:
+def _without_gradient(kernel: Callable[..., Any], dispatched: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        if _is_compiling() or _route(args) == _DISPATCHER:
+            return dispatched(*args)
         return kernel(*args)
 
-    members = {
-        "forward": staticmethod(forward),
-        "setup_context": staticmethod(setup or (lambda ctx, inputs, output: None)),
-        "backward": staticmethod(backward),
-    }
-    return type(f"{name}_function", (torch.autograd.Function,), members)
+    return call
+
+
+def _with_gradient(
+    name: str,
+    kernel: Callable[..., Any],
+    dispatched: Callable[..., Any],
+    setup: Callable[..., None] | None,
+    backward: Callable[..., Any],
+) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        if _is_compiling():
+            return dispatched(*args)
+        route = _route(args)
+        if route == _KERNEL:
+            return kernel(*args)
+        return differentiable.apply(*args) if route == _GRADIENT else dispatched(*args)
+
+    # Inside a functorch transform the forward pass meets the next transform of the stack, hence `call`, not `kernel`.
+    differentiable: Any = type(
+        f"{name}_function",
+        (torch.autograd.Function,),
+        {
+            "forward": staticmethod(call),
+            "setup_context": staticmethod(setup or (lambda ctx, inputs, output: None)),
+            "backward": staticmethod(backward),
+            "generate_vmap_rule": True,
+        },
+    )
+    return call
 
 
 def _folding_rule(op: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,13 +134,13 @@ def _folding_rule(op: Callable[..., Any]) -> Callable[..., Any]:
         size = info.batch_size
 
         def fold(value: Any, dim: int | None) -> Any:
-            if not isinstance(value, torch.Tensor):
+            if not isinstance(value, Tensor):
                 return value
             mapped = value.expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
             return mapped.reshape(-1, *mapped.shape[2:])
 
         results = op(*(fold(a, d) for a, d in zip(args, in_dims, strict=True)))
-        if isinstance(results, torch.Tensor):
+        if isinstance(results, Tensor):
             return results.unflatten(0, (size, -1)), 0
         unfolded = tuple(r.unflatten(0, (size, -1)) for r in results)
         return unfolded, tuple(0 for _ in unfolded)
