@@ -20,7 +20,6 @@ _library = torch.library.Library("tokernel", "DEF")
 # Private names, read once: where torch no longer has one of them, every call takes the dispatcher.
 _functorch = getattr(torch._C, "_functorch", None)
 _dispatch_modes: Callable[[], int] | None = getattr(torch._C, "_len_torch_dispatch_stack", None)
-_function_modes: Callable[[], int] | None = getattr(torch._C, "_len_torch_function_stack", None)
 _tracing: Callable[[], Any] | None = getattr(torch._C, "_get_tracing_state", None)
 _transform: Callable[[], Any] | None = getattr(_functorch, "peek_interpreter_stack", None)
 _GRADIENT_TRANSFORMS: tuple[Any, ...] = tuple(
@@ -34,9 +33,9 @@ _DISPATCHER, _KERNEL, _GRADIENT = range(3)
 
 def _route(args: tuple[Any, ...]) -> int:
     """Choose the cheapest path that is right for these arguments in this context."""
-    if _dispatch_modes is None or _function_modes is None or _tracing is None or _transform is None:
+    if _dispatch_modes is None or _tracing is None or _transform is None:
         return _DISPATCHER
-    if _dispatch_modes() or _function_modes() or _tracing() is not None:
+    if _dispatch_modes() or _tracing() is not None:
         return _DISPATCHER
     top = _transform()
     if top is not None:
