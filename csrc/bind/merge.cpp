@@ -10,12 +10,12 @@ namespace {
 void gather_rows(py::handle x_, py::handle index_, py::handle out_) {
   Call call("gather_rows");
   const Tensor x = call.in("x", x_, kFloat, "B N C");
-  const Tensor index = call.in("index", index_, kInt, "B M");
+  const Tensor index = call.in("index", index_, kIndex, "B M");
   const Tensor out = call.out("out", out_, x.dtype, "B M C");
   call.check_index("index", index, call.dim('N'));
   TK_RUN(call, merge, gather_rows,
-         (merge::GatherRowsArgs{x.data, index.as<int64_t>(), out.data, x.dtype, call.dim('B'), call.dim('N'),
-                                call.dim('M'), call.dim('C'), x.stride(0), x.stride(1)}));
+         merge::GatherRowsArgs{x.data, index.as<int64_t>(), out.data, x.dtype, call.dim('B'), call.dim('N'),
+                                call.dim('M'), call.dim('C'), x.stride(0), x.stride(1)});
 }
 
 }  // namespace

@@ -36,6 +36,8 @@ void bind_dispatch(py::module_& m) {
   m.def("last_level", [] { return level_name(last_level()); });
   m.def("force_thread_level", [](const char* name) { return level_name(force_thread_level(level_from_name(name))); });
   m.def("force_process_level", [](const char* name) { return level_name(force_process_level(level_from_name(name))); });
+  m.def("forget_last_level", [] { note_last_level(Level::count); });
+  m.def("set_framework_threads", &set_framework_threads);
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads);
 }

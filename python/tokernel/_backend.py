@@ -116,19 +116,21 @@ def last_backend() -> str:
     >>> isinstance(last_backend(), str)
     True
     """
-    return _last.name or str(_C.last_level())
+    level = str(_C.last_level())
+    return level if level != "none" else _last.device
 
 
 class _Last(threading.local):
-    name: str | None = None
+    device = "none"
 
 
 _last = _Last()
 
 
-def note_device_run(name: str | None) -> None:
-    """Record that the last op of this thread ran on a device backend (None: on a CPU level)."""
-    _last.name = name
+def note_device_run(name: str) -> None:
+    """Record that an op of this thread goes to a device backend; CPU levels record themselves."""
+    _last.device = name
+    _C.forget_last_level()
 
 
 def get_num_threads() -> int:
