@@ -4,6 +4,8 @@
 #include <cstring>
 #include <string>
 
+#include "bind/allocator.h"
+
 #if defined(TK_MODULE_SIMT)
 #include "simt/call_scope.h"
 #endif
@@ -201,7 +203,26 @@ Tensor Call::take(const char* name, py::handle object, uint32_t dtypes, const ch
   return tensor;
 }
 
+py::object Call::allocate(DType dtype, const char* shape) const {
+  int64_t extents[kMaxDims];
+  int ndim = 0;
+  for (const char* c = shape; *c; ++c) {
+    if (is_letter(*c)) extents[ndim++] = dim(*c);
+  }
+  return new_array(slots_[0].object, slots_[0].arg.imported().view.dtype, dtype, extents, ndim);
+}
+
+py::object Call::results() {
+  for (py::object& output : outputs_) output = finish_array(slots_[0].object, std::move(output));
+  if (outputs_.size() == 1) return outputs_[0];
+  py::tuple all(outputs_.size());
+  for (size_t i = 0; i < outputs_.size(); ++i) all[i] = outputs_[i];
+  return all;
+}
+
 Tensor Call::out(const char* name, py::handle object, DType dtype, const char* shape) {
+  outputs_.push_back(object.is_none() ? allocate(dtype, shape) : py::reinterpret_borrow<py::object>(object));
+  object = outputs_.back();
   Slot& slot = next_slot(name, object);
   slot.written = true;
   const Imported& imported = slot.arg.import(op_, name, object);
@@ -440,6 +461,7 @@ py::dict describe(py::handle object) {
 
 void bind_call(py::module_& m) {
   m.def("describe", &describe);
+  bind_allocator(m);
   m.def("set_workspace_allocator", [](py::object allocator) { workspace_allocator() = std::move(allocator); });
 }
 

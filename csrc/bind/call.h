@@ -60,9 +60,13 @@ class Call {
   // None is a valid argument and gives an absent Tensor.
   Tensor optional(const char* name, py::handle object, uint32_t dtypes, const char* shape);
   Tensor optional_dense(const char* name, py::handle object, uint32_t dtypes, const char* shape);
-  // Written by the op: writable, without gaps, disjoint from every other argument.
+  // Written by the op: writable, without gaps, disjoint from every other argument. None allocates a new array in the
+  // framework of the first argument; every letter of the shape must be bound by then.
   Tensor out(const char* name, py::handle object, DType dtype, const char* shape);
   Tensor optional_out(const char* name, py::handle object, DType dtype, const char* shape);
+
+  // What the op returns to Python: its one output, or a tuple of them. Call after TK_RUN.
+  py::object results();
 
   // The extent a letter stands for; `set` binds one that no array shows (a count given as a number).
   int64_t dim(char letter) const;
@@ -107,6 +111,7 @@ class Call {
     bool written = false;
   };
 
+  py::object allocate(DType dtype, const char* shape) const;
   Slot& next_slot(const char* name, py::handle object);
   Tensor take(const char* name, py::handle object, uint32_t dtypes, const char* shape, bool dense);
   void check_device(const Slot& slot, const View& view);
@@ -129,13 +134,14 @@ class Call {
   std::vector<std::unique_ptr<char[]>> packed_;
   struct Staging;  // guarded copies for the host executor; empty elsewhere
   std::unique_ptr<Staging> staging_;
+  std::vector<py::object> outputs_;
   TensorArg workspace_;
   py::object workspace_owner_;
 };
 
 // Registers tk::ValueError and tk::TypeError with pybind11 for this extension.
 void register_errors(py::module_& m);
-// Introspection (`describe`) and the hook through which Python lends workspace memory.
+// Introspection (`describe`), and the hooks through which Python lends memory.
 void bind_call(py::module_& m);
 
 }  // namespace tk::bind

@@ -7,7 +7,7 @@
 namespace tk::bind {
 namespace {
 
-void gather_rows(py::handle x_, py::handle index_, py::handle out_) {
+py::object gather_rows(py::handle x_, py::handle index_, py::handle out_) {
   Call call("gather_rows");
   const Tensor x = call.in("x", x_, kFloat, "B N C");
   const Tensor index = call.in("index", index_, kIndex, "B M");
@@ -16,6 +16,7 @@ void gather_rows(py::handle x_, py::handle index_, py::handle out_) {
   TK_RUN(call, merge, gather_rows,
          merge::GatherRowsArgs{x.data, index.as<int64_t>(), out.data, x.dtype, call.dim('B'), call.dim('N'),
                                 call.dim('M'), call.dim('C'), x.stride(0), x.stride(1)});
+  return call.results();
 }
 
 }  // namespace

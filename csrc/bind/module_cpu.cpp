@@ -6,6 +6,7 @@
 
 #include "bind/call.h"
 #include "bind/families.h"
+#include "bind/torch_route.h"
 #include "core/dispatch.h"
 #include "core/error.h"
 #include "core/parallel.h"
@@ -50,5 +51,6 @@ PYBIND11_MODULE(_C, m, pybind11::mod_gil_not_used()) {
   tk::bind::register_errors(m);
   tk::bind::bind_dispatch(m);
   tk::bind::bind_call(m);
+  tk::bind::bind_torch_route(m);
   tk::bind::bind_merge(m);
 }

@@ -23,17 +23,12 @@ _DEVICE_BACKENDS = ("cuda", "simt")
 
 
 class _Forced(threading.local):
-    """The forced device backend of a thread; the class attribute is the default of the process."""
+    """The device backend (`cuda` or `simt`) forced for a thread, or None; the class attribute is the default of the process."""
 
     device: str | None = None
 
 
-_forced = _Forced()
-
-
-def forced_device() -> str | None:
-    """Return ``"cuda"`` or ``"simt"`` when one of them is forced for this thread, else None."""
-    return _forced.device
+forced = _Forced()
 
 
 @functools.cache
@@ -100,14 +95,14 @@ def use_backend(name: str) -> Iterator[None]:
     """
     _require_usable(name)
     device = name if name in _DEVICE_BACKENDS else None
-    previous_device = _forced.device
+    previous_device = forced.device
     previous_level = _C.force_thread_level("none" if device else name)
-    _forced.device = device
+    forced.device = device
     try:
         yield
     finally:
         _C.force_thread_level(previous_level)
-        _forced.device = previous_device
+        forced.device = previous_device
 
 
 def last_backend() -> str:

@@ -1,50 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays of any framework: which extension takes them, and how to allocate an answer beside them.
+"""Arrays of any framework: which extension takes them, and how it allocates an answer beside them.
 
-Every op call passes through here, so the usual path is a dictionary look-up and two attribute reads. Checks of dtypes,
-shapes and memory happen in the extension; only what must be known to allocate the output is looked at here.
+Every op call passes through :func:`extension_of`, so the usual path is a dictionary look-up and one attribute read.
+All checks of dtypes, shapes and memory happen in the extension.
 """
 
 from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from tokernel import _C
-from tokernel._backend import cuda_problem, extension, forced_device, note_device_run
+from tokernel._backend import cuda_problem, extension, forced, note_device_run
 
 Array: TypeAlias = Any
 """An array of NumPy, torch, JAX, CuPy, or any other producer of DLPack capsules."""
 
 _CUDA_DEVICES = (2, 13)
+_DTYPES = ("float32", "float16", "bfloat16", "float64", "int32", "int64", "uint8", "bool")
 
 
 class Space(Protocol):
     """Where arrays of one type live."""
 
+    def register(self, module: Any) -> None:
+        """Tell an extension how to allocate arrays of this type."""
+        ...
+
     def extension(self, x: Array) -> ModuleType:
         """Return the extension that takes this array."""
         ...
-
-    def empty(self, like: Array, shape: tuple[int, ...], dtype: str | None = None) -> Array:
-        """Allocate beside `like`; `dtype` is a name such as "int64", None for the dtype of `like`."""
-        ...
-
-    def finish(self, out: Array) -> Array:
-        """Turn what `empty` gave into what the caller expects."""
-        ...
-
-
-def _host_extension() -> ModuleType:
-    device = forced_device()
-    if device is None:
-        return cast(ModuleType, _C)
-    if device == "cuda":
-        raise ValueError("backend: 'cuda' is forced, but the arrays are on the CPU")
-    return _device_extension(device)
 
 
 def _device_extension(name: str) -> ModuleType:
@@ -55,36 +43,50 @@ def _device_extension(name: str) -> ModuleType:
     return module
 
 
+def _host_extension() -> ModuleType:
+    device = forced.device
+    if device is None:
+        return _C
+    if device == "cuda":
+        raise ValueError("backend: 'cuda' is forced, but the arrays are on the CPU")
+    return _device_extension(device)
+
+
 def _cuda_extension() -> ModuleType:
-    device = forced_device()
-    if device == "simt":
+    if forced.device == "simt":
         raise ValueError("backend: 'simt' is forced, but the arrays are on a CUDA device")
     return _device_extension("cuda")
 
 
+def _extension_by_protocol(x: Array) -> ModuleType:
+    return _cuda_extension() if x.__dlpack_device__()[0] in _CUDA_DEVICES else _host_extension()
+
+
 class _NumpySpace:
+    def __init__(self, kind: type) -> None:
+        self._kind = kind
+
+    def register(self, module: Any) -> None:
+        dtypes = {name: np.dtype(name) for name in _DTYPES if name != "bfloat16"}
+        module.register_numpy(self._kind, np.empty, dtypes)
+
     def extension(self, x: Array) -> ModuleType:
         return _host_extension()
 
-    def empty(self, like: Array, shape: tuple[int, ...], dtype: str | None = None) -> Array:
-        return np.empty(shape, dtype or like.dtype)
-
-    def finish(self, out: Array) -> Array:
-        return out
-
 
 class _TorchSpace:
-    def __init__(self) -> None:
+    def __init__(self, kind: type) -> None:
         import torch
 
+        self._kind = kind
         self._torch = torch
         self._get_num_threads = torch.get_num_threads
         self._threads = -1
-        self._dtypes = {name: getattr(torch, name) for name in ("float32", "int64", "uint8", "bool")}
-        for name in ("cuda",):
-            module = extension(name)
-            if module is not None:
-                module.set_workspace_allocator(self._workspace)
+
+    def register(self, module: Any) -> None:
+        dtypes = {name: getattr(self._torch, name) for name in _DTYPES}
+        module.register_torch(self._kind, self._torch.Tensor.new_empty, dtypes)
+        module.set_workspace_allocator(self._workspace)
 
     def _workspace(self, like: Array, size: int) -> Array:
         return self._torch.empty(size, dtype=self._torch.uint8, device=like.device)
@@ -98,123 +100,97 @@ class _TorchSpace:
             _C.set_framework_threads(threads)
         return _host_extension()
 
-    def empty(self, like: Array, shape: tuple[int, ...], dtype: str | None = None) -> Array:
-        # Extents as separate arguments: torch parses a tuple 400 ns slower.
-        if dtype is None:
-            return like.new_empty(*shape)
-        return self._torch.empty(*shape, dtype=self._dtypes[dtype], device=like.device)
-
-    def finish(self, out: Array) -> Array:
-        return out
-
 
 class _JaxSpace:
     """JAX arrays are immutable: the kernel fills a NumPy array, which JAX then takes over."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type) -> None:
+        self._kind = kind
+
+    def register(self, module: Any) -> None:
         import jax.numpy
 
-        self._asarray = jax.numpy.asarray
+        def finish(out: Array) -> Array:
+            return jax.numpy.asarray(out) if type(out) is np.ndarray else out
+
+        module.register_framework(self._kind, _allocate_numpy, finish)
 
     def extension(self, x: Array) -> ModuleType:
-        return _protocol_extension(x)
-
-    def empty(self, like: Array, shape: tuple[int, ...], dtype: str | None = None) -> Array:
-        name = dtype or str(like.dtype)
-        if name == "bfloat16":
-            raise TypeError("bfloat16 results cannot be returned to JAX (NumPy has no such dtype): use float32")
-        return np.empty(shape, name)
-
-    def finish(self, out: Array) -> Array:
-        return self._asarray(out) if type(out) is np.ndarray else out
+        return _extension_by_protocol(x)
 
 
 class _CupySpace:
-    def __init__(self) -> None:
+    def __init__(self, kind: type) -> None:
+        self._kind = kind
+
+    def register(self, module: Any) -> None:
         import cupy
 
-        self._cupy = cupy
-        cuda = extension("cuda")
-        if cuda is not None:
-            cuda.set_workspace_allocator(lambda like, size: cupy.empty(size, dtype="uint8"))
+        module.register_framework(self._kind, lambda like, shape, dtype: cupy.empty(shape, dtype), None)
+        module.set_workspace_allocator(lambda like, size: cupy.empty(size, "uint8"))
 
     def extension(self, x: Array) -> ModuleType:
         return _cuda_extension()
-
-    def empty(self, like: Array, shape: tuple[int, ...], dtype: str | None = None) -> Array:
-        return self._cupy.empty(shape, dtype or like.dtype)
-
-    def finish(self, out: Array) -> Array:
-        return out
 
 
 class _ProtocolSpace:
     """Any other DLPack producer on the host: answers are NumPy arrays."""
 
+    def __init__(self, kind: type) -> None:
+        self._kind = kind
+
+    def register(self, module: Any) -> None:
+        module.register_framework(self._kind, _allocate_numpy, None)
+
     def extension(self, x: Array) -> ModuleType:
-        return _protocol_extension(x)
-
-    def empty(self, like: Array, shape: tuple[int, ...], dtype: str | None = None) -> Array:
-        name = dtype or _C.describe(like)["dtype"]
-        if name == "bfloat16":
-            raise TypeError("bfloat16 results cannot be returned as NumPy arrays: use float32")
-        return np.empty(shape, name)
-
-    def finish(self, out: Array) -> Array:
-        return out
+        return _extension_by_protocol(x)
 
 
-def _protocol_extension(x: Array) -> ModuleType:
-    if x.__dlpack_device__()[0] in _CUDA_DEVICES:
-        return _cuda_extension()
-    return _host_extension()
+def _allocate_numpy(like: Array, shape: tuple[int, ...], dtype: str) -> Array:
+    if dtype == "bfloat16":
+        raise TypeError(
+            f"bfloat16 results cannot be returned for {type(like).__name__} (NumPy has no such dtype): use float32"
+        )
+    return np.empty(shape, dtype)
 
 
-_spaces: dict[type, Space] = {np.ndarray: _NumpySpace()}
+_spaces: dict[type, Space] = {}
 
 
-def space_of(op: str, name: str, x: Array) -> Space:
-    """Return the space of an array; TypeError when `x` is none."""
+def extension_of(op: str, name: str, x: Array) -> Any:
+    """Return the extension that takes this array.
+
+    Raises:
+        TypeError: `x` is no array.
+        ValueError: it is on a device that this build or machine cannot use, or another backend is forced.
+    """
     space = _spaces.get(type(x))
-    return space if space is not None else _find_space(op, name, x)
+    if space is None:
+        space = _add_space(op, name, x)
+    return space.extension(x)
 
 
-def _find_space(op: str, name: str, x: Array) -> Space:
+def _add_space(op: str, name: str, x: Array) -> Space:
     if not hasattr(x, "__dlpack__"):
         raise TypeError(
             f"{op}: {name} must be an array (NumPy, torch, JAX, CuPy or any DLPack producer), got {type(x).__name__}"
         )
-    space = _space_for_type(x)
+    space = _space_for(x)
+    for module in (_C, extension("cuda"), extension("simt")):
+        if module is not None:
+            space.register(module)
     _spaces[type(x)] = space
     return space
 
 
-def _space_for_type(x: Array) -> Space:
+def _space_for(x: Array) -> Space:
+    kind = type(x)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):
-        return _torch_space()
-    root = type(x).__module__.partition(".")[0]
+        return _TorchSpace(kind)
     if isinstance(x, np.ndarray):
-        return _spaces[np.ndarray]
+        return _NumpySpace(kind)
+    root = kind.__module__.partition(".")[0]
     if root in ("jax", "jaxlib"):
-        return _JaxSpace()
-    return _CupySpace() if root == "cupy" else _ProtocolSpace()
-
-
-def _torch_space() -> Space:
-    for space in _spaces.values():
-        if isinstance(space, _TorchSpace):
-            return space
-    return _TorchSpace()
-
-
-def extents(op: str, name: str, x: Array, ndim: int) -> tuple[int, ...]:
-    """Return the shape of an array that must have `ndim` dimensions; TypeError or ValueError otherwise."""
-    try:
-        shape = x.shape
-    except AttributeError:
-        space_of(op, name, x)
-        shape = tuple(_C.describe(x)["shape"])
-    if len(shape) != ndim:
-        raise ValueError(f"{op}: {name} must have {ndim} dimensions, got shape {tuple(shape)}")
-    return cast("tuple[int, ...]", shape)
+        return _JaxSpace(kind)
+    return _CupySpace(kind) if root == "cupy" else _ProtocolSpace(kind)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tokernel.kernels._arrays import Array, extents, space_of
+from tokernel.kernels._arrays import Array, extension_of
 
 __all__ = ["gather_rows"]
 
@@ -29,10 +29,4 @@ def gather_rows(x: Array, index: Array, *, out: Array | None = None) -> Array:
     array([[[4., 5.],
             [0., 1.]]], dtype=float32)
     """
-    space = space_of("gather_rows", "x", x)
-    batch, _, width = extents("gather_rows", "x", x, 3)
-    picks = extents("gather_rows", "index", index, 2)[1]
-    if out is None:
-        out = space.empty(x, (batch, picks, width))
-    space.extension(x).gather_rows(x, index, out)
-    return space.finish(out)
+    return extension_of("gather_rows", "x", x).gather_rows(x, index, out)

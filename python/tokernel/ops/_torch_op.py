@@ -13,44 +13,36 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
+
+from tokernel import _C
 
 _library = torch.library.Library("tokernel", "DEF")
 
-# Private names, read once: where torch no longer has one of them, every call takes the dispatcher.
-_functorch = getattr(torch._C, "_functorch", None)
-_dispatch_modes: Callable[[], int] | None = getattr(torch._C, "_len_torch_dispatch_stack", None)
-_tracing: Callable[[], Any] | None = getattr(torch._C, "_get_tracing_state", None)
-_transform: Callable[[], Any] | None = getattr(_functorch, "peek_interpreter_stack", None)
-_GRADIENT_TRANSFORMS: tuple[Any, ...] = tuple(
-    getattr(getattr(_functorch, "TransformType", None), name, None) for name in ("Grad", "Jvp")
-)
 _is_compiling = torch.compiler.is_compiling
-_is_grad_enabled = torch.is_grad_enabled
+_route = _C.torch_route
+_DISPATCHER, _KERNEL, _GRADIENT, _TRANSFORM = range(4)
 
-_DISPATCHER, _KERNEL, _GRADIENT = range(3)
+
+def _install_route() -> tuple[Any, ...]:
+    """Hand torch's private names to the extension; where torch no longer has one, every call takes the dispatcher."""
+    functorch = getattr(torch._C, "_functorch", None)
+    names = (
+        getattr(torch._C, "_len_torch_dispatch_stack", None),
+        getattr(torch._C, "_get_tracing_state", None),
+        getattr(functorch, "peek_interpreter_stack", None),
+    )
+    kinds = getattr(functorch, "TransformType", None)
+    if kinds is None or None in names:
+        return ()
+    _C.set_torch_route(Tensor, torch.nn.Parameter, torch.is_grad_enabled, *names)
+    return (kinds.Grad, kinds.Jvp)
 
 
-def _route(args: tuple[Any, ...]) -> int:
-    """Choose the cheapest path that is right for these arguments in this context."""
-    if _dispatch_modes is None or _tracing is None or _transform is None:
-        return _DISPATCHER
-    if _dispatch_modes() or _tracing() is not None:
-        return _DISPATCHER
-    top = _transform()
-    if top is not None:
-        # The dispatcher's own gradient formula refuses to run under nested transforms; autograd.Function does not.
-        return _GRADIENT if top.key() in _GRADIENT_TRANSFORMS else _DISPATCHER
-    grad = _is_grad_enabled()
-    route = _KERNEL
-    for a in args:
-        kind = type(a)
-        if kind is Tensor or kind is Parameter:
-            if grad and a.requires_grad:
-                route = _GRADIENT
-        elif isinstance(a, Tensor):
-            return _DISPATCHER
-    return route
+_GRADIENT_TRANSFORMS = _install_route()
+
+
+def _under_gradient_transform() -> bool:
+    return torch._C._functorch.peek_interpreter_stack().key() in _GRADIENT_TRANSFORMS
 
 
 def define(
@@ -90,7 +82,7 @@ def define(
 
 def _without_gradient(kernel: Callable[..., Any], dispatched: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
-        if _is_compiling() or _route(args) == _DISPATCHER:
+        if _is_compiling() or _route(args) in (_DISPATCHER, _TRANSFORM):
             return dispatched(*args)
         return kernel(*args)
 
@@ -110,7 +102,10 @@ def _with_gradient(
         route = _route(args)
         if route == _KERNEL:
             return kernel(*args)
-        return differentiable.apply(*args) if route == _GRADIENT else dispatched(*args)
+        # The dispatcher's own gradient formula refuses to run under nested transforms; autograd.Function does not.
+        if route == _GRADIENT or (route == _TRANSFORM and _under_gradient_transform()):
+            return differentiable.apply(*args)
+        return dispatched(*args)
 
     # Inside a functorch transform the forward pass meets the next transform of the stack, hence `call`, not `kernel`.
     differentiable: Any = type(
