@@ -77,8 +77,8 @@ py::object call_torch(const Framework& f, py::handle like, py::handle dtype, con
   arguments[0] = like.ptr();
   for (int i = 0; i < ndim; ++i) arguments[static_cast<size_t>(i) + 1] = PyLong_FromLongLong(shape[i]);
   arguments[static_cast<size_t>(ndim) + 1] = dtype.ptr();
-  PyObject* result = PyObject_Vectorcall(f.allocate.ptr(), arguments.data(), static_cast<size_t>(ndim) + 1,
-                                         dtype ? keyword : nullptr);
+  PyObject* result =
+      PyObject_Vectorcall(f.allocate.ptr(), arguments.data(), static_cast<size_t>(ndim) + 1, dtype ? keyword : nullptr);
   for (int i = 0; i < ndim; ++i) Py_DECREF(arguments[static_cast<size_t>(i) + 1]);
   return stolen(result);
 }
@@ -109,17 +109,26 @@ py::object finish_array(py::handle like, py::object array) {
 
 void bind_allocator(py::module_& m) {
   m.def("register_numpy", [](py::type type, py::object empty, py::dict dtypes) {
-    add_framework(new Framework{reinterpret_cast<PyTypeObject*>(type.release().ptr()), Convention::numpy,
-                                std::move(empty), {}, dtype_objects(dtypes)});
+    add_framework(new Framework{reinterpret_cast<PyTypeObject*>(type.release().ptr()),
+                                Convention::numpy,
+                                std::move(empty),
+                                {},
+                                dtype_objects(dtypes)});
   });
   m.def("register_torch", [](py::type type, py::object new_empty, py::dict dtypes) {
-    add_framework(new Framework{reinterpret_cast<PyTypeObject*>(type.release().ptr()), Convention::torch,
-                                std::move(new_empty), {}, dtype_objects(dtypes)});
+    add_framework(new Framework{reinterpret_cast<PyTypeObject*>(type.release().ptr()),
+                                Convention::torch,
+                                std::move(new_empty),
+                                {},
+                                dtype_objects(dtypes)});
   });
   m.def("register_framework", [](py::type type, py::object allocate, py::object finish) {
     if (finish.is_none()) finish = py::object();
-    add_framework(new Framework{reinterpret_cast<PyTypeObject*>(type.release().ptr()), Convention::framework,
-                                std::move(allocate), std::move(finish), {}});
+    add_framework(new Framework{reinterpret_cast<PyTypeObject*>(type.release().ptr()),
+                                Convention::framework,
+                                std::move(allocate),
+                                std::move(finish),
+                                {}});
   });
 }
 

@@ -8,14 +8,15 @@
 namespace tk::bind {
 namespace py = pybind11;
 
-// A new, uninitialised array beside `like`, whose dtype is `like_dtype`. Throws TypeError when the framework has no such
-// dtype.
+// A new, uninitialised array beside `like`, whose dtype is `like_dtype`. Throws TypeError when the framework has no
+// such dtype.
 py::object new_array(py::handle like, DType like_dtype, DType dtype, const int64_t* shape, int ndim);
 
 // What the caller gets for an array made by new_array: JAX takes a filled NumPy array over as its own.
 py::object finish_array(py::handle like, py::object array);
 
-// `register_numpy(empty, dtypes)`, `register_torch(type, new_empty, dtypes)`, `register_framework(type, allocate, finish)`.
+// `register_numpy(empty, dtypes)`, `register_torch(type, new_empty, dtypes)`, `register_framework(type, allocate,
+// finish)`.
 void bind_allocator(py::module_& m);
 
 }  // namespace tk::bind

@@ -296,8 +296,9 @@ void Call::check_writable(const Slot& slot, const Imported& imported) const {
   const View& view = imported.view;
   if (view.read_only) fail_value(slot.name, "writable", "a read-only array");
   if (imported.route == Route::legacy && std::strcmp(Py_TYPE(slot.object.ptr())->tp_name, "Tensor") != 0) {
-    fail_value(slot.name, "writable", std::string("an array of type ") + Py_TYPE(slot.object.ptr())->tp_name +
-                                          ", which does not say whether it may be written");
+    fail_value(slot.name, "writable",
+               std::string("an array of type ") + Py_TYPE(slot.object.ptr())->tp_name +
+                   ", which does not say whether it may be written");
   }
   if (!is_contiguous(view) && !is_empty(view)) fail_value(slot.name, "C-contiguous", "a strided array");
   if (reinterpret_cast<uintptr_t>(view.data) % item_size(view.dtype) != 0) {

@@ -147,16 +147,16 @@ void bind_call(py::module_& m);
 }  // namespace tk::bind
 
 #if defined(TK_MODULE_CPU)
-#define TK_RUN(call, family, op, ...)                                                   \
-  do {                                                                                  \
-    const auto tk_args = __VA_ARGS__;                                                   \
+#define TK_RUN(call, family, op, ...)                                                                   \
+  do {                                                                                                  \
+    const auto tk_args = __VA_ARGS__;                                                                   \
     static constexpr ::tk::Table<std::decay_t<decltype(tk_args)>> tk_table{TK_LEVEL_TABLE(family, op)}; \
-    (call).run(tk_table, tk_args);                                                      \
+    (call).run(tk_table, tk_args);                                                                      \
   } while (false)
 #else
-#define TK_RUN(call, family, op, ...)                                                               \
-  do {                                                                                              \
-    const auto tk_args = __VA_ARGS__;                                                               \
-    (call).run_gpu(&::tk::family::gpu::op, &::tk::family::gpu::op##_workspace, tk_args);            \
+#define TK_RUN(call, family, op, ...)                                                    \
+  do {                                                                                   \
+    const auto tk_args = __VA_ARGS__;                                                    \
+    (call).run_gpu(&::tk::family::gpu::op, &::tk::family::gpu::op##_workspace, tk_args); \
   } while (false)
 #endif

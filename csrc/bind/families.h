@@ -7,5 +7,6 @@ namespace tk::bind {
 namespace py = pybind11;
 
 void bind_merge(py::module_& m);
+void bind_merge_rows(py::module_& m);
 
 }  // namespace tk::bind

@@ -164,8 +164,7 @@ void TensorArg::import_by_capsule(const char* op, const char* name, py::handle o
   py::object capsule = py::reinterpret_steal<py::object>(ask_for_capsule(object));
   if (!capsule) raise_refused(op, name, object);
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
-    versioned_ =
-        static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
+    versioned_ = static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
     PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
     if (versioned_->version.major != dlpack::kMajor) {
       throw TypeError(std::string(op) + ": " + name + " must speak DLPack version 1, got version " +

@@ -36,11 +36,9 @@ Level last_level();
 
 #if defined(__x86_64__)
 #define TK_LEVEL_TABLE(family, op) \
-  { &::tk::family::ref::op, &::tk::family::v2::op, &::tk::family::v3::op, &::tk::family::v4::op, nullptr }
+  {&::tk::family::ref::op, &::tk::family::v2::op, &::tk::family::v3::op, &::tk::family::v4::op, nullptr}
 #elif defined(__aarch64__)
-#define TK_LEVEL_TABLE(family, op) \
-  { &::tk::family::ref::op, nullptr, nullptr, nullptr, &::tk::family::neon::op }
+#define TK_LEVEL_TABLE(family, op) {&::tk::family::ref::op, nullptr, nullptr, nullptr, &::tk::family::neon::op}
 #else
-#define TK_LEVEL_TABLE(family, op) \
-  { &::tk::family::ref::op, nullptr, nullptr, nullptr, nullptr }
+#define TK_LEVEL_TABLE(family, op) {&::tk::family::ref::op, nullptr, nullptr, nullptr, nullptr}
 #endif

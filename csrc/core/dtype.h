@@ -98,22 +98,22 @@ TK_INLINE T from_float(float x) {
 }
 
 // Runs BODY with the type alias T bound to the C++ type of a float dtype.
-#define TK_FLOAT_SWITCH(dtype, T, ...)     \
-  switch (dtype) {                         \
-    case ::tk::DType::f16: {               \
-      using T = ::tk::f16_t;               \
-      __VA_ARGS__;                         \
-      break;                               \
-    }                                      \
-    case ::tk::DType::bf16: {              \
-      using T = ::tk::bf16_t;              \
-      __VA_ARGS__;                         \
-      break;                               \
-    }                                      \
-    default: {                             \
-      using T = float;                     \
-      __VA_ARGS__;                         \
-    }                                      \
+#define TK_FLOAT_SWITCH(dtype, T, ...) \
+  switch (dtype) {                     \
+    case ::tk::DType::f16: {           \
+      using T = ::tk::f16_t;           \
+      __VA_ARGS__;                     \
+      break;                           \
+    }                                  \
+    case ::tk::DType::bf16: {          \
+      using T = ::tk::bf16_t;          \
+      __VA_ARGS__;                     \
+      break;                           \
+    }                                  \
+    default: {                         \
+      using T = float;                 \
+      __VA_ARGS__;                     \
+    }                                  \
   }
 
 }  // namespace tk

@@ -18,23 +18,23 @@ struct GpuContext {
 }  // namespace tk
 
 // Used inside `namespace tk::<family>`. The binding picks one function of the table; see core/dispatch.h.
-#define TK_DECLARE_OP(name, Args)                   \
-  namespace ref {                                   \
-  void name(const Args&);                           \
-  }                                                 \
-  namespace v2 {                                    \
-  void name(const Args&);                           \
-  }                                                 \
-  namespace v3 {                                    \
-  void name(const Args&);                           \
-  }                                                 \
-  namespace v4 {                                    \
-  void name(const Args&);                           \
-  }                                                 \
-  namespace neon {                                  \
-  void name(const Args&);                           \
-  }                                                 \
-  namespace gpu {                                   \
-  void name(const Args&, const ::tk::GpuContext&);  \
-  size_t name##_workspace(const Args&);             \
+#define TK_DECLARE_OP(name, Args)                  \
+  namespace ref {                                  \
+  void name(const Args&);                          \
+  }                                                \
+  namespace v2 {                                   \
+  void name(const Args&);                          \
+  }                                                \
+  namespace v3 {                                   \
+  void name(const Args&);                          \
+  }                                                \
+  namespace v4 {                                   \
+  void name(const Args&);                          \
+  }                                                \
+  namespace neon {                                 \
+  void name(const Args&);                          \
+  }                                                \
+  namespace gpu {                                  \
+  void name(const Args&, const ::tk::GpuContext&); \
+  size_t name##_workspace(const Args&);            \
   }

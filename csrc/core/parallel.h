@@ -10,8 +10,8 @@ void run_chunks(int64_t chunks, void (*fn)(void* context, int64_t chunk), void* 
 
 // Threads a parallel loop may use: min(affinity, TOKERNEL_NUM_THREADS, the limit set by the caller's framework).
 int num_threads();
-void set_num_threads(int n);       // 0 lifts the limit
-void set_framework_threads(int n); // torch.get_num_threads(), refreshed by the binding; 0 = no limit
+void set_num_threads(int n);        // 0 lifts the limit
+void set_framework_threads(int n);  // torch.get_num_threads(), refreshed by the binding; 0 = no limit
 
 namespace {
 
@@ -21,7 +21,8 @@ constexpr int64_t kGrain = 1 << 16;
 template <class Body>
 inline void parallel_for(int64_t chunks, Body&& body) {
   run_chunks(
-      chunks, [](void* context, int64_t i) { (*static_cast<Body*>(context))(i); }, const_cast<void*>(static_cast<const void*>(&body)));
+      chunks, [](void* context, int64_t i) { (*static_cast<Body*>(context))(i); },
+      const_cast<void*>(static_cast<const void*>(&body)));
 }
 
 // Runs body(begin, end) over [0, n) in chunks that each cost about `grain` units, given the cost of one item.

@@ -17,8 +17,8 @@ struct GatherRowsArgs {
   const int64_t* index;
   void* out;
   DType dtype;
-  int64_t batch, tokens, picks, width;      // B, N, M, C
-  int64_t x_batch_stride, x_row_stride;     // in elements
+  int64_t batch, tokens, picks, width;   // B, N, M, C
+  int64_t x_batch_stride, x_row_stride;  // in elements
 };
 
 TK_DECLARE_OP(gather_rows, GatherRowsArgs)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <cstring>
-
 #include "merge/gather_rows.h"
+
+#include <cstring>
 
 namespace tk::merge::ref {
 

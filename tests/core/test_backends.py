@@ -63,7 +63,7 @@ def test_unknown_backend(name):
 def test_cuda_without_device_says_why():
     if "cuda" in tokernel.backends()["usable"]:
         pytest.skip("this machine has a GPU")
-    with pytest.raises(ValueError, match="'cuda' cannot run: .*CUDA"), tokernel.use_backend("cuda"):
+    with pytest.raises(ValueError, match=r"'cuda' cannot run: .*CUDA"), tokernel.use_backend("cuda"):
         pass
 
 

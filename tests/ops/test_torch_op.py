@@ -5,10 +5,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 
-from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tokernel import ops  # noqa: E402
-from tokernel.ops import _torch_op  # noqa: E402
+from tokernel import ops
+from tokernel.ops import _torch_op
 
 INDEX = torch.tensor([[3, 0, 0], [1, 4, 2]])
 

@@ -5,6 +5,6 @@ Each is differentiable in its float payload, works under ``torch.compile(fullgra
 autocast and ``inference_mode``, and takes a short path of about a microsecond when nothing of that is active.
 """
 
-from tokernel.ops._merge import gather_rows
+from tokernel.ops._merge_rows import gather_rows
 
 __all__ = ["gather_rows"]

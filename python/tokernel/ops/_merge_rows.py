@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Family merge as torch ops."""
+"""Family merge as torch ops: rows moved by index."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Family merge: which tokens are alike, and how they become one."""
+"""Rows moved by index."""
 
 from __future__ import annotations
 

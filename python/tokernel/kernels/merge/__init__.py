@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Family merge: which tokens are alike, and how they become one."""
+
+from tokernel.kernels.merge._rows import gather_rows
+
+__all__ = ["gather_rows"]
