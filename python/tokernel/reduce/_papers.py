@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records of the papers in this room."""
+
+from tokernel.papers import Paper
+
+PAPERS = (
+    Paper(
+        slug="tome",
+        title="Token Merging: Your ViT But Faster",
+        arxiv="2210.09461",
+        venue="ICLR 2023",
+        module="tokernel.reduce.tome",
+        official_repo="facebookresearch/ToMe",
+        licence="CC-BY-NC-4.0",
+        verified_against="repo",
+        status="complete",
+        notes="With the diffusion variant (arXiv 2303.17604, dbolya/tomesd, MIT). A zero metric vector has cosine 0 "
+        "instead of NaN, ties go to the lowest index, and unmerge also inverts the distillation token's order.",
+    ),
+    Paper(
+        slug="diffrate",
+        title="DiffRate: Differentiable Compression Rate for Efficient Vision Transformers",
+        arxiv="2305.17997",
+        venue="ICCV 2023",
+        module="tokernel.reduce.diffrate",
+        official_repo="OpenGVLab/DiffRate",
+        licence="none stated",
+        verified_against="repo",
+        status="complete",
+        notes="Prunes and merges with budgets learnt by gradient.",
+    ),
+    Paper(
+        slug="token_transforming",
+        title="Token Transforming: A Unified and Training-Free Token Compression Framework for Vision Transformer "
+        "Acceleration",
+        arxiv="2506.05709",
+        venue="arXiv",
+        module="tokernel.reduce.token_transforming",
+        official_repo="AuroraZengfh/TokenTransforming",
+        licence="MIT (README only, no code)",
+        verified_against="reconstruction",
+        status="complete",
+        notes="The unified operator Y = WX is the paper's; how W is computed (targets, cosine, temperature, mass, "
+        "restoration) is our reconstruction from the abstract and one figure caption. No number is claimed.",
+    ),
+    Paper(
+        slug="self_slimmed_vit",
+        title="Self-slimmed Vision Transformer",
+        arxiv="2111.12624",
+        venue="ECCV 2022",
+        module="tokernel.reduce.self_slimmed_vit",
+        official_repo="Sense-X/SiT",
+        licence="Apache-2.0 (README says MIT)",
+        verified_against="repo",
+        status="complete",
+        notes="Slimming, recovery, distillation loss and the LV-ViT backbone. The optional CNN teacher is left out: "
+        "the official code for it cannot run.",
+    ),
+    Paper(
+        slug="code_token_merging",
+        title="On the Effect of Token Merging on Pre-trained Models for Code",
+        arxiv="2507.14423",
+        venue="arXiv",
+        module="tokernel.reduce.code_token_merging",
+        official_repo=None,
+        licence="no code released",
+        verified_against="reconstruction",
+        status="complete",
+        notes="Merging by mean or learnt weights is the paper's; the lexers, the unit policy and the form of the "
+        "learnt scorer are our reconstruction from the abstract and one public summary.",
+    ),
+)
