@@ -2,9 +2,9 @@
 #include "bind/allocator.h"
 
 #include <array>
-#include <mutex>
+#include <atomic>
+#include <memory>
 #include <string>
-#include <vector>
 
 #include "core/error.h"
 
@@ -26,30 +26,42 @@ struct Framework {
   py::object allocate;
   py::object finish;  // none: the array is returned as it is
   std::array<py::object, kDtypes> dtypes;
+  bool writable = true;  // see exports_only_writable
+  std::atomic<Framework*> next{nullptr};
 };
 
-// Grows at most once per array type. Entries are never moved or freed, so that readers need no lock.
-constexpr int kMaxFrameworks = 16;
-std::array<Framework*, kMaxFrameworks> frameworks{};
-std::mutex frameworks_mutex;
+// One entry an array type, in order of registration. Entries are added at the end by compare-and-swap and never moved
+// or freed: readers need no lock, and a fork in another thread cannot leave one held.
+std::atomic<Framework*> frameworks{nullptr};
 
-const Framework& framework_of(py::handle like) {
-  PyTypeObject* type = Py_TYPE(like.ptr());
-  for (const Framework* f : frameworks) {
-    if (f && f->type == type) return *f;
-  }
-  throw TypeError(std::string("tokernel: arrays of type ") + type->tp_name + " are not registered");
+const Framework* find_framework(py::handle array) {
+  PyTypeObject* type = Py_TYPE(array.ptr());
+  const Framework* f = frameworks.load(std::memory_order_acquire);
+  while (f && f->type != type) f = f->next.load(std::memory_order_acquire);
+  return f;
 }
 
-void add_framework(Framework* added) {
-  const std::lock_guard lock(frameworks_mutex);
-  for (Framework*& slot : frameworks) {
-    if (slot && slot->type == added->type) return;
-    if (slot) continue;
-    slot = added;
-    return;
+const Framework& framework_of(py::handle like) {
+  if (const Framework* f = find_framework(like)) return *f;
+  throw TypeError(std::string("tokernel: arrays of type ") + Py_TYPE(like.ptr())->tp_name + " are not registered");
+}
+
+void add_framework(std::unique_ptr<Framework> added) {
+  std::atomic<Framework*>* end = &frameworks;
+  for (Framework* present = nullptr; !end->compare_exchange_strong(present, added.get()); present = nullptr) {
+    if (present->type == added->type) return;
+    end = &present->next;
   }
-  throw std::length_error("tokernel: too many array types in one process");
+  Py_INCREF(reinterpret_cast<PyObject*>(added->type));  // keeps the address from being reused by another type
+  static_cast<void>(added.release());
+}
+
+std::unique_ptr<Framework> framework(const py::type& type, Convention convention, py::object allocate) {
+  auto f = std::make_unique<Framework>();
+  f->type = reinterpret_cast<PyTypeObject*>(type.ptr());
+  f->convention = convention;
+  f->allocate = std::move(allocate);
+  return f;
 }
 
 std::array<py::object, kDtypes> dtype_objects(const py::dict& by_name) {
@@ -107,28 +119,27 @@ py::object finish_array(py::handle like, py::object array) {
   return f.finish ? f.finish(array) : array;
 }
 
+bool exports_only_writable(py::handle array) {
+  const Framework* f = find_framework(array);
+  return f && f->writable;
+}
+
 void bind_allocator(py::module_& m) {
-  m.def("register_numpy", [](py::type type, py::object empty, py::dict dtypes) {
-    add_framework(new Framework{reinterpret_cast<PyTypeObject*>(type.release().ptr()),
-                                Convention::numpy,
-                                std::move(empty),
-                                {},
-                                dtype_objects(dtypes)});
+  m.def("register_numpy", [](const py::type& type, py::object empty, const py::dict& dtypes) {
+    auto f = framework(type, Convention::numpy, std::move(empty));
+    f->dtypes = dtype_objects(dtypes);
+    add_framework(std::move(f));
   });
-  m.def("register_torch", [](py::type type, py::object new_empty, py::dict dtypes) {
-    add_framework(new Framework{reinterpret_cast<PyTypeObject*>(type.release().ptr()),
-                                Convention::torch,
-                                std::move(new_empty),
-                                {},
-                                dtype_objects(dtypes)});
+  m.def("register_torch", [](const py::type& type, py::object new_empty, const py::dict& dtypes) {
+    auto f = framework(type, Convention::torch, std::move(new_empty));
+    f->dtypes = dtype_objects(dtypes);
+    add_framework(std::move(f));
   });
-  m.def("register_framework", [](py::type type, py::object allocate, py::object finish) {
-    if (finish.is_none()) finish = py::object();
-    add_framework(new Framework{reinterpret_cast<PyTypeObject*>(type.release().ptr()),
-                                Convention::framework,
-                                std::move(allocate),
-                                std::move(finish),
-                                {}});
+  m.def("register_framework", [](const py::type& type, py::object allocate, py::object finish, bool writable) {
+    auto f = framework(type, Convention::framework, std::move(allocate));
+    if (!finish.is_none()) f->finish = std::move(finish);
+    f->writable = writable;
+    add_framework(std::move(f));
   });
 }
 

@@ -15,8 +15,11 @@ py::object new_array(py::handle like, DType like_dtype, DType dtype, const int64
 // What the caller gets for an array made by new_array: JAX takes a filled NumPy array over as its own.
 py::object finish_array(py::handle like, py::object array);
 
-// `register_numpy(empty, dtypes)`, `register_torch(type, new_empty, dtypes)`, `register_framework(type, allocate,
-// finish)`.
+// True for a type whose read-only arrays, if it has any, do not come as a capsule that cannot say so.
+bool exports_only_writable(py::handle array);
+
+// `register_numpy(type, empty, dtypes)`, `register_torch(type, new_empty, dtypes)`,
+// `register_framework(type, allocate, finish, writable)`.
 void bind_allocator(py::module_& m);
 
 }  // namespace tk::bind

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bind/call.h"
 
-#include <cstring>
+#include <stdexcept>
 #include <string>
 
 #include "bind/allocator.h"
@@ -15,11 +15,26 @@
 
 namespace tk::bind {
 
-struct Call::Staging {
 #if defined(TK_MODULE_SIMT)
+struct Call::Staging {
   simt::CallScope scope;
-#endif
 };
+#elif defined(TK_MODULE_CUDA)
+// A launch goes to the device of the arrays; the caller's current device is put back whatever happens.
+struct Call::Staging {
+  explicit Staging(int device) {
+    check(cudaGetDevice(&previous));
+    check(cudaSetDevice(device));
+  }
+  ~Staging() { cudaSetDevice(previous); }
+  static void check(cudaError_t status) {
+    if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
+  }
+  int previous = 0;
+};
+#else
+struct Call::Staging {};
+#endif
 
 namespace {
 
@@ -30,11 +45,6 @@ constexpr bool kHostMemory = true;
 #endif
 
 constexpr size_t kPackAlign = 64;
-
-py::object& workspace_allocator() {
-  static auto* allocator = new py::object;  // never freed: destroying it after the interpreter would crash
-  return *allocator;
-}
 
 const char* dtype_name(int bit) {
   static constexpr const char* kNames[] = {"float32", "float16", "bfloat16", "float64",
@@ -55,15 +65,6 @@ std::string dtypes_text(uint32_t dtypes) {
   return text;
 }
 
-std::string extents_text(const View& view) {
-  std::string text = "(";
-  for (int i = 0; i < view.ndim; ++i) {
-    if (i) text += ", ";
-    text += std::to_string(view.shape[i]);
-  }
-  return text + (view.ndim == 1 ? ",)" : ")");
-}
-
 std::string got_text(const Imported& imported) {
   return extents_text(imported.view) + " " + dtype_text(imported.raw_dtype);
 }
@@ -76,72 +77,26 @@ int rank_of(const char* shape) {
   return rank;
 }
 
-// Strides that the kernels may rely on: none negative, the innermost one, extents of one and empty arrays regular.
-bool expressible(const View& view, bool dense) {
-  const auto item = static_cast<int64_t>(item_size(view.dtype));
-  if (reinterpret_cast<uintptr_t>(view.data) % static_cast<uintptr_t>(item) != 0) return false;
-  if (is_contiguous(view)) return true;
-  if (dense || view.strides[view.ndim - 1] != 1) return false;
-  for (int i = 0; i < view.ndim; ++i) {
-    if (view.strides[i] < 0) return false;
-  }
-  return true;
-}
-
 Tensor with_regular_strides(const View& view) {
   Tensor t;
   static_cast<View&>(t) = view;
   t.present = true;
-  int64_t dense = 1;
-  for (int i = t.ndim - 1; i >= 0; --i) {
-    if (t.shape[i] == 1) t.strides[i] = dense;
-    dense = t.strides[i] * (t.shape[i] > 0 ? t.shape[i] : 1);
-  }
+  regularise_strides(t);
   return t;
 }
 
-void set_dense_strides(View& view) {
-  int64_t dense = 1;
-  for (int i = view.ndim - 1; i >= 0; --i) {
-    view.strides[i] = dense;
-    dense *= view.shape[i] > 0 ? view.shape[i] : 1;
+std::string device_text(const View& view) {
+  switch (view.device_type) {
+    case dlpack::kCPU:
+    case dlpack::kCUDAHost:
+      return "an array on the CPU";
+    case dlpack::kCUDA:
+    case dlpack::kCUDAManaged:
+      return "an array on CUDA device " + std::to_string(view.device_id);
+    default:
+      return "an array on DLPack device (" + std::to_string(view.device_type) + ", " + std::to_string(view.device_id) +
+             ")";
   }
-}
-
-// Visits every element of a strided array in row-major order.
-template <class Visit>
-void for_each_element(const View& view, Visit visit) {
-  int64_t position[kMaxDims] = {};
-  const auto item = static_cast<int64_t>(item_size(view.dtype));
-  const char* element = static_cast<const char*>(view.data);
-  if (is_empty(view)) return;
-  for (;;) {
-    visit(element);
-    int axis = view.ndim - 1;
-    for (; axis >= 0; --axis) {
-      element += view.strides[axis] * item;
-      if (++position[axis] < view.shape[axis]) break;
-      element -= view.strides[axis] * item * view.shape[axis];
-      position[axis] = 0;
-    }
-    if (axis < 0) return;
-  }
-}
-
-void pack_elements(const View& view, char* out) {
-  const size_t item = item_size(view.dtype);
-  for_each_element(view, [&](const char* element) {
-    std::memcpy(out, element, item);
-    out += item;
-  });
-}
-
-void widen_elements(const View& view, int64_t* out) {
-  for_each_element(view, [&](const char* element) {
-    int32_t value;
-    std::memcpy(&value, element, sizeof value);
-    *out++ = value;
-  });
 }
 
 }  // namespace
@@ -197,19 +152,21 @@ Tensor Call::take(const char* name, py::handle object, uint32_t dtypes, const ch
   check_device(slot, imported.view);
   check_shape(slot, imported.view, shape, imported);
   check_dtype(slot, imported, dtypes);
-  note_extent(slot, imported.view);
+  note_extent(slot, imported);
+  check_overlap(slot);
   Tensor tensor = make_readable(slot, imported.view, dense || (dtypes & dtype_bit(DType::i64)) != 0);
   stage(slot, tensor);
   return tensor;
 }
 
-py::object Call::allocate(DType dtype, const char* shape) const {
-  int64_t extents[kMaxDims];
-  int ndim = 0;
+py::object Call::allocate(const char* name, DType dtype, const char* shape) const {
+  View wanted;
   for (const char* c = shape; *c; ++c) {
-    if (is_letter(*c)) extents[ndim++] = dim(*c);
+    if (is_letter(*c)) wanted.shape[wanted.ndim++] = dim(*c);
   }
-  return new_array(slots_[0].object, slots_[0].arg.imported().view.dtype, dtype, extents, ndim);
+  Extent extent;
+  if (!find_extent(wanted, &extent)) fail_value(name, "smaller than 2**60 elements", extents_text(wanted));
+  return new_array(slots_[0].object, slots_[0].arg.imported().view.dtype, dtype, wanted.shape, wanted.ndim);
 }
 
 py::object Call::results() {
@@ -221,7 +178,8 @@ py::object Call::results() {
 }
 
 Tensor Call::out(const char* name, py::handle object, DType dtype, const char* shape) {
-  outputs_.push_back(object.is_none() ? allocate(dtype, shape) : py::reinterpret_borrow<py::object>(object));
+  const bool ours = object.is_none();
+  outputs_.push_back(ours ? allocate(name, dtype, shape) : py::reinterpret_borrow<py::object>(object));
   object = outputs_.back();
   Slot& slot = next_slot(name, object);
   slot.written = true;
@@ -229,8 +187,8 @@ Tensor Call::out(const char* name, py::handle object, DType dtype, const char* s
   check_device(slot, imported.view);
   check_shape(slot, imported.view, shape, imported);
   check_dtype(slot, imported, dtype_bit(dtype));
-  check_writable(slot, imported);
-  note_extent(slot, imported.view);
+  if (!ours) check_writable(slot, imported);
+  note_extent(slot, imported);
   check_overlap(slot);
   Tensor tensor = with_regular_strides(imported.view);
   stage(slot, tensor);
@@ -247,8 +205,7 @@ void Call::check_device(const Slot& slot, const View& view) {
 #endif
   const int32_t first = slots_[0].arg.device_id();
   if (right && (kHostMemory || view.device_id == first)) return;
-  fail_value(slot.name, expected,
-             "DLPack device (" + std::to_string(view.device_type) + ", " + std::to_string(view.device_id) + ")");
+  fail_value(slot.name, expected, device_text(view));
 }
 
 void Call::check_dtype(const Slot& slot, const Imported& imported, uint32_t dtypes) const {
@@ -294,11 +251,14 @@ std::string Call::shape_text(const char* shape) const {
 
 void Call::check_writable(const Slot& slot, const Imported& imported) const {
   const View& view = imported.view;
-  if (view.read_only) fail_value(slot.name, "writable", "a read-only array");
-  if (imported.route == Route::legacy && std::strcmp(Py_TYPE(slot.object.ptr())->tp_name, "Tensor") != 0) {
+  if (imported.read_only) fail_value(slot.name, "writable", imported.read_only);
+  if (imported.route == Route::legacy && !exports_only_writable(slot.object)) {
     fail_value(slot.name, "writable",
                std::string("an array of type ") + Py_TYPE(slot.object.ptr())->tp_name +
                    ", which does not say whether it may be written");
+  }
+  if (imported.torch_like && py::getattr(slot.object, "requires_grad", py::none()).is(py::bool_(true))) {
+    fail_value(slot.name, "detached from autograd", "a tensor that requires grad (pass its .detach())");
   }
   if (!is_contiguous(view) && !is_empty(view)) fail_value(slot.name, "C-contiguous", "a strided array");
   if (reinterpret_cast<uintptr_t>(view.data) % item_size(view.dtype) != 0) {
@@ -306,25 +266,18 @@ void Call::check_writable(const Slot& slot, const Imported& imported) const {
   }
 }
 
-void Call::note_extent(Slot& slot, const View& view) const {
-  const auto* base = static_cast<const char*>(view.data);
-  slot.lowest = slot.highest = base;
-  if (is_empty(view)) return;
-  const auto item = static_cast<int64_t>(item_size(view.dtype));
-  int64_t low = 0;
-  int64_t high = 0;
-  for (int i = 0; i < view.ndim; ++i) {
-    const int64_t reach = (view.shape[i] - 1) * view.strides[i];
-    (reach < 0 ? low : high) += reach;
-  }
-  slot.lowest = base + low * item;
-  slot.highest = base + (high + 1) * item;
+void Call::note_extent(Slot& slot, const Imported& imported) const {
+  const auto* base = static_cast<const char*>(imported.view.data);
+  slot.lowest = base + imported.extent.low;
+  slot.highest = base + imported.extent.high;
 }
 
+// Two arrays may share memory only when both are read.
 void Call::check_overlap(const Slot& slot) const {
+  if (slot.lowest == slot.highest) return;
   for (int i = 0; i < used_; ++i) {
     const Slot& other = slots_[static_cast<size_t>(i)];
-    if (&other == &slot || other.lowest == other.highest) continue;
+    if (&other == &slot || other.lowest == other.highest || !(slot.written || other.written)) continue;
     if (slot.lowest < other.highest && other.lowest < slot.highest) {
       fail_value(slot.name, "memory of its own", std::string("an array that overlaps ") + other.name);
     }
@@ -349,7 +302,7 @@ Tensor Call::make_readable(Slot& slot, const View& view, bool dense) {
   if (widen) {
     widen_elements(view, packed.as<int64_t>());
   } else {
-    pack_elements(view, packed.as<char>());
+    pack_elements(view, packed.data);
   }
   return packed;
 }
@@ -411,10 +364,11 @@ GpuContext Call::prepare([[maybe_unused]] size_t workspace_bytes) {
   if (workspace_bytes) context.workspace = staging_->scope.workspace(workspace_bytes);
 #elif defined(TK_MODULE_CUDA)
   const View& view = slots_[0].arg.imported().view;
-  cudaSetDevice(view.device_id);
+  staging_ = std::make_unique<Staging>(view.device_id);
   context.stream = TensorArg::current_stream(slots_[0].object, view);
   if (workspace_bytes) {
-    workspace_owner_ = workspace_allocator()(slots_[0].object, workspace_bytes);
+    const auto bytes = static_cast<int64_t>(workspace_bytes);
+    workspace_owner_ = new_array(slots_[0].object, view.dtype, DType::u8, &bytes, 1);
     context.workspace = workspace_.import(op_, "workspace", workspace_owner_).view.data;
   }
 #endif
@@ -453,7 +407,7 @@ py::dict describe(py::handle object) {
   d["dtype"] = dtype_text(imported.raw_dtype);
   d["device"] = py::make_tuple(imported.view.device_type, imported.view.device_id);
   d["route"] = kRoutes[static_cast<int>(imported.route)];
-  d["read_only"] = imported.view.read_only;
+  d["read_only"] = imported.read_only != nullptr;
   d["address"] = reinterpret_cast<uintptr_t>(imported.view.data);
   return d;
 }
@@ -463,7 +417,6 @@ py::dict describe(py::handle object) {
 void bind_call(py::module_& m) {
   m.def("describe", &describe);
   bind_allocator(m);
-  m.def("set_workspace_allocator", [](py::object allocator) { workspace_allocator() = std::move(allocator); });
 }
 
 }  // namespace tk::bind

@@ -111,7 +111,7 @@ class Call {
     bool written = false;
   };
 
-  py::object allocate(DType dtype, const char* shape) const;
+  py::object allocate(const char* name, DType dtype, const char* shape) const;
   Slot& next_slot(const char* name, py::handle object);
   Tensor take(const char* name, py::handle object, uint32_t dtypes, const char* shape, bool dense);
   void check_device(const Slot& slot, const View& view);
@@ -119,7 +119,7 @@ class Call {
   void check_shape(const Slot& slot, const View& view, const char* shape, const Imported& imported);
   void check_writable(const Slot& slot, const Imported& imported) const;
   void check_overlap(const Slot& slot) const;
-  void note_extent(Slot& slot, const View& view) const;
+  void note_extent(Slot& slot, const Imported& imported) const;
   Tensor make_readable(Slot& slot, const View& view, bool dense);
   void* keep_bytes(size_t bytes);
   std::string shape_text(const char* shape) const;
@@ -132,7 +132,7 @@ class Call {
   std::array<Slot, kMaxArgs> slots_;
   int used_ = 0;
   std::vector<std::unique_ptr<char[]>> packed_;
-  struct Staging;  // guarded copies for the host executor; empty elsewhere
+  struct Staging;  // what a run sets up and takes down: guarded copies (host executor), the current device (CUDA)
   std::unique_ptr<Staging> staging_;
   std::vector<py::object> outputs_;
   TensorArg workspace_;

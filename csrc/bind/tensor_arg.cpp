@@ -1,54 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bind/tensor_arg.h"
 
-#include <atomic>
-#include <mutex>
 #include <string>
 
+#include "bind/type_facts.h"
 #include "core/error.h"
 
 namespace tk::bind {
 namespace {
-
-// ---- the exchange API of a type: looked up once, then found without taking a lock ------------------------------
-struct CachedApi {
-  PyTypeObject* type;
-  const dlpack::ExchangeApi* api;  // null: the type has none
-};
-
-constexpr int kCacheSize = 16;
-CachedApi cache[kCacheSize];
-std::atomic<int> cached{0};
-std::mutex cache_mutex;
-
-const dlpack::ExchangeApi* look_up_api(PyTypeObject* type) {
-  PyObject* capsule = PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__");
-  if (!capsule) {
-    PyErr_Clear();
-    return nullptr;
-  }
-  // The capsule lives as long as the process, by the specification.
-  auto* api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
-  Py_DECREF(capsule);
-  if (!api) PyErr_Clear();
-  return api && api->header.version.major == dlpack::kMajor ? api : nullptr;
-}
-
-const dlpack::ExchangeApi* api_of(PyTypeObject* type) {
-  const int n = cached.load(std::memory_order_acquire);
-  for (int i = 0; i < n; ++i) {
-    if (cache[i].type == type) return cache[i].api;
-  }
-  const dlpack::ExchangeApi* api = look_up_api(type);
-  const std::lock_guard lock(cache_mutex);
-  const int slot = cached.load(std::memory_order_relaxed);
-  if (slot < kCacheSize) {
-    Py_INCREF(reinterpret_cast<PyObject*>(type));  // keeps the address from being reused by another type
-    cache[slot] = {type, api};
-    cached.store(slot + 1, std::memory_order_release);
-  }
-  return api;
-}
 
 // ---- the Python protocol ------------------------------------------------------------------------------------
 struct Names {
@@ -58,6 +17,8 @@ struct Names {
   PyObject* device_keywords = Py_BuildValue("(ss)", "max_version", "stream");
   PyObject* version = Py_BuildValue("(ii)", 1, 3);
   PyObject* legacy_stream = PyLong_FromLong(1);
+  PyObject* is_neg = PyUnicode_InternFromString("is_neg");
+  PyObject* resolve_neg = PyUnicode_InternFromString("resolve_neg");
 };
 
 const Names& names() {
@@ -122,10 +83,35 @@ bool to_dtype(const dlpack::DataType& raw, DType* dtype) {
 }
 
 // The producer refused: its own words say best why (byte order, sparse layout, a dtype without DLPack code).
+[[noreturn]] void raise_refused(const char* op, const char* name, py::handle object, py::error_already_set& error) {
+  if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) throw error;
+  throw TypeError(std::string(op) + ": " + name + " must be readable through DLPack, got " +
+                  Py_TYPE(object.ptr())->tp_name + " (" + py::str(error.value()).cast<std::string>() + ")");
+}
+
 [[noreturn]] void raise_refused(const char* op, const char* name, py::handle object) {
   py::error_already_set error;
-  throw TypeError(std::string(op) + ": " + name + " cannot be read from " + Py_TYPE(object.ptr())->tp_name + ": " +
-                  py::str(error.value()).cast<std::string>());
+  raise_refused(op, name, object, error);
+}
+
+// NumPy before 2.1 cannot export a read-only array at all.
+bool is_read_only_numpy(py::handle object) {
+  const py::object flags = py::getattr(object, "flags", py::none());
+  return py::getattr(flags, "writeable", py::none()).is(py::bool_(false));
+}
+
+// torch sets the negative bit on the imaginary part of a conjugate and on views of it, whose strides are all even.
+bool may_be_imaginary_part(const View& view) {
+  for (int i = 0; i < view.ndim; ++i) {
+    if (view.shape[i] == 0 || (view.shape[i] > 1 && view.strides[i] % 2 != 0)) return false;
+  }
+  return true;
+}
+
+py::object call_method(py::handle object, PyObject* name) {
+  PyObject* result = PyObject_CallMethodNoArgs(object.ptr(), name);
+  if (!result) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(result);
 }
 
 }  // namespace
@@ -139,30 +125,64 @@ std::string dtype_text(const dlpack::DataType& dtype) {
   return text;
 }
 
+std::string extents_text(const View& view) {
+  std::string text = "(";
+  for (int i = 0; i < view.ndim; ++i) {
+    if (i) text += ", ";
+    text += std::to_string(view.shape[i]);
+  }
+  return text + (view.ndim == 1 ? ",)" : ")");
+}
+
 const Imported& TensorArg::import(const char* op, const char* name, py::handle object) {
-  if (!import_by_exchange(op, name, object)) import_by_capsule(op, name, object);
+  const TypeFacts facts = facts_of(Py_TYPE(object.ptr()));
+  imported_.torch_like = facts.torch_like;
+  read(op, name, object, facts.api);
+  if (facts.torch_like && may_be_imaginary_part(imported_.view) &&
+      call_method(object, names().is_neg).is(py::bool_(true))) {
+    release();
+    copy_ = call_method(object, names().resolve_neg);
+    read(op, name, copy_, facts.api);
+    imported_.read_only = "a view that stands for the negative of its memory";
+  }
   return imported_;
 }
 
-bool TensorArg::import_by_exchange(const char* op, const char* name, py::handle object) {
-  const dlpack::ExchangeApi* api = api_of(Py_TYPE(object.ptr()));
-  if (!api) return false;
-  imported_.route = Route::exchange;
-  if (api->borrow) {
-    dlpack::Tensor tensor;
-    if (api->borrow(object.ptr(), &tensor) != 0) raise_refused(op, name, object);
-    fill(op, name, tensor);
-    return true;
+void TensorArg::read(const char* op, const char* name, py::handle object, const dlpack::ExchangeApi* api) {
+  if (api) {
+    read_exchange(op, name, object, *api);
+  } else {
+    read_capsule(op, name, object);
   }
-  if (api->import_owned(object.ptr(), &versioned_) != 0) raise_refused(op, name, object);
-  fill(op, name, versioned_->tensor);
-  return true;
 }
 
-void TensorArg::import_by_capsule(const char* op, const char* name, py::handle object) {
+void TensorArg::read_exchange(const char* op, const char* name, py::handle object, const dlpack::ExchangeApi& api) {
+  imported_.route = Route::exchange;
+  if (api.borrow) {
+    dlpack::Tensor tensor;
+    if (api.borrow(object.ptr(), &tensor) != 0) raise_refused(op, name, object);
+    return fill(op, name, tensor);
+  }
+  if (api.import_owned(object.ptr(), &versioned_) != 0) raise_refused(op, name, object);
+  fill(op, name, versioned_->tensor);
+  if (versioned_->flags & dlpack::kReadOnly) imported_.read_only = "a read-only array";
+}
+
+void TensorArg::read_capsule(const char* op, const char* name, py::handle object) {
   if (!PyObject_HasAttr(object.ptr(), names().dlpack)) raise_not_an_array(op, name, object);
   py::object capsule = py::reinterpret_steal<py::object>(ask_for_capsule(object));
+  if (capsule) return take_capsule(op, name, object, capsule);
+  py::error_already_set error;
+  if (!error.matches(PyExc_BufferError) || !is_read_only_numpy(object)) raise_refused(op, name, object, error);
+  copy_ = object.attr("copy")();
+  capsule = py::reinterpret_steal<py::object>(ask_for_capsule(copy_));
   if (!capsule) raise_refused(op, name, object);
+  take_capsule(op, name, object, capsule);
+  imported_.read_only = "a read-only array";
+}
+
+// The capsule is renamed before anything else, as the protocol asks: from then on the deleter is ours to call.
+void TensorArg::take_capsule(const char* op, const char* name, py::handle object, py::handle capsule) {
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
     versioned_ = static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
     PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
@@ -172,7 +192,7 @@ void TensorArg::import_by_capsule(const char* op, const char* name, py::handle o
     }
     imported_.route = Route::versioned;
     fill(op, name, versioned_->tensor);
-    imported_.view.read_only = (versioned_->flags & dlpack::kReadOnly) != 0;
+    if (versioned_->flags & dlpack::kReadOnly) imported_.read_only = "a read-only array";
     return;
   }
   if (!PyCapsule_IsValid(capsule.ptr(), "dltensor")) raise_not_an_array(op, name, object);
@@ -192,17 +212,21 @@ void TensorArg::fill(const char* op, const char* name, const dlpack::Tensor& ten
   view.device_type = tensor.device.type;
   view.device_id = tensor.device.id;
   view.ndim = tensor.ndim;
-  int64_t dense = 1;
-  bool overflow = false;
-  for (int i = tensor.ndim - 1; i >= 0; --i) {
+  for (int i = 0; i < tensor.ndim; ++i) {
     view.shape[i] = tensor.shape[i];
-    view.strides[i] = tensor.strides ? tensor.strides[i] : dense;
-    if (tensor.shape[i] > 0) overflow |= __builtin_mul_overflow(dense, tensor.shape[i], &dense);
+    view.strides[i] = tensor.strides ? tensor.strides[i] : 0;
   }
-  overflow |= __builtin_mul_overflow(dense, int64_t{8}, &dense);  // the widest element
-  if (overflow) throw ValueError(std::string(op) + ": " + name + " must have fewer than 2**60 elements");
   imported_.raw_dtype = tensor.dtype;
   imported_.supported = to_dtype(tensor.dtype, &view.dtype);
+  bool fits = find_extent(view, &imported_.extent);
+  if (fits && !tensor.strides) {  // row-major; the product of the extents is known to fit by now
+    set_dense_strides(view);
+    fits = find_extent(view, &imported_.extent);
+  }
+  if (!fits) {
+    throw ValueError(std::string(op) + ": " + name + " must span fewer than 2**60 elements, got extents " +
+                     extents_text(view));
+  }
   if (!view.data && !is_empty(view)) {
     throw TypeError(std::string(op) + ": " + name +
                     " must hold data, got an array without memory (a fake, meta or symbolic tensor)");
@@ -217,7 +241,7 @@ void TensorArg::release() {
 }
 
 void* TensorArg::current_stream(py::handle object, const View& view) {
-  const dlpack::ExchangeApi* api = api_of(Py_TYPE(object.ptr()));
+  const dlpack::ExchangeApi* api = facts_of(Py_TYPE(object.ptr())).api;
   void* stream = nullptr;
   if (!api || !api->current_stream) return nullptr;
   if (api->current_stream(static_cast<dlpack::DeviceType>(view.device_type), view.device_id, &stream) != 0) {

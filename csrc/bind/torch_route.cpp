@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bind/torch_route.h"
 
+#include <atomic>
+
 namespace tk::bind {
 namespace {
 
@@ -19,7 +21,7 @@ struct Torch {
 };
 
 // Set once, when tokernel.ops is imported; never freed, because calls may come until the interpreter is gone.
-Torch* torch_names = nullptr;
+std::atomic<const Torch*> torch_names{nullptr};
 
 py::object call(PyObject* function) {
   PyObject* result = PyObject_CallNoArgs(function);
@@ -27,15 +29,15 @@ py::object call(PyObject* function) {
   return py::reinterpret_steal<py::object>(result);
 }
 
-bool requires_grad(PyObject* tensor) {
-  PyObject* answer = PyObject_GetAttr(tensor, torch_names->requires_grad);
+bool requires_grad(const Torch& torch, PyObject* tensor) {
+  PyObject* answer = PyObject_GetAttr(tensor, torch.requires_grad);
   if (!answer) throw py::error_already_set();
   Py_DECREF(answer);
   return answer == Py_True;
 }
 
 int torch_route(const py::tuple& args) {
-  const Torch* t = torch_names;
+  const Torch* t = torch_names.load(std::memory_order_acquire);
   if (!t) return kDispatcher;
   if (PyLong_AsLong(call(t->dispatch_modes).ptr()) != 0) return kDispatcher;
   if (!call(t->tracing).is_none()) return kDispatcher;
@@ -45,7 +47,7 @@ int torch_route(const py::tuple& args) {
   for (const py::handle& arg : args) {
     PyTypeObject* type = Py_TYPE(arg.ptr());
     if (type == t->tensor || type == t->parameter) {
-      if (grad && requires_grad(arg.ptr())) route = kGradient;
+      if (grad && requires_grad(*t, arg.ptr())) route = kGradient;
     } else if (PyType_IsSubtype(type, t->tensor)) {
       return kDispatcher;
     }
@@ -55,7 +57,7 @@ int torch_route(const py::tuple& args) {
 
 void set_torch_route(py::type tensor, py::type parameter, py::object grad_enabled, py::object dispatch_modes,
                      py::object tracing, py::object transform) {
-  if (torch_names) return;
+  if (torch_names.load()) return;
   auto* t = new Torch;
   t->tensor = reinterpret_cast<PyTypeObject*>(tensor.release().ptr());
   t->parameter = reinterpret_cast<PyTypeObject*>(parameter.release().ptr());
@@ -63,7 +65,7 @@ void set_torch_route(py::type tensor, py::type parameter, py::object grad_enable
   t->dispatch_modes = dispatch_modes.release().ptr();
   t->tracing = tracing.release().ptr();
   t->transform = transform.release().ptr();
-  torch_names = t;
+  torch_names.store(t, std::memory_order_release);
 }
 
 }  // namespace

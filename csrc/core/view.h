@@ -17,7 +17,6 @@ struct View {
   int ndim = 0;
   int64_t shape[kMaxDims] = {};
   int64_t strides[kMaxDims] = {};  // in elements
-  bool read_only = false;
 };
 
 // Elements, or bytes, of a shape; false when the number does not fit int64.

@@ -58,8 +58,14 @@ def _cuda_extension() -> ModuleType:
     return _device_extension("cuda")
 
 
-def _extension_by_protocol(x: Array) -> ModuleType:
-    return _cuda_extension() if x.__dlpack_device__()[0] in _CUDA_DEVICES else _host_extension()
+def _host_extension_by_protocol(x: Array) -> ModuleType:
+    """For arrays whose answers are NumPy arrays, and so cannot be made beside them on a device."""
+    if x.__dlpack_device__()[0] in _CUDA_DEVICES:
+        _cuda_extension()  # says first what keeps CUDA from being used at all
+        raise ValueError(
+            f"{type(x).__module__}.{type(x).__name__} arrays on a CUDA device cannot be used: pass torch or CuPy arrays"
+        )
+    return _host_extension()
 
 
 class _NumpySpace:
@@ -75,28 +81,26 @@ class _NumpySpace:
 
 
 class _TorchSpace:
+    threads = -1
+    """What torch said last, for all its tensor types together."""
+
     def __init__(self, kind: type) -> None:
         import torch
 
         self._kind = kind
         self._torch = torch
         self._get_num_threads = torch.get_num_threads
-        self._threads = -1
 
     def register(self, module: Any) -> None:
         dtypes = {name: getattr(self._torch, name) for name in _DTYPES}
         module.register_torch(self._kind, self._torch.Tensor.new_empty, dtypes)
-        module.set_workspace_allocator(self._workspace)
-
-    def _workspace(self, like: Array, size: int) -> Array:
-        return self._torch.empty(size, dtype=self._torch.uint8, device=like.device)
 
     def extension(self, x: Array) -> ModuleType:
         if x.is_cuda:
             return _cuda_extension()
         threads = self._get_num_threads()
-        if threads != self._threads:
-            self._threads = threads
+        if threads != _TorchSpace.threads:
+            _TorchSpace.threads = threads
             _C.set_framework_threads(threads)
         return _host_extension()
 
@@ -113,21 +117,22 @@ class _JaxSpace:
         def finish(out: Array) -> Array:
             return jax.numpy.asarray(out) if type(out) is np.ndarray else out
 
-        module.register_framework(self._kind, _allocate_numpy, finish)
+        module.register_framework(self._kind, _allocate_numpy, finish, False)
 
     def extension(self, x: Array) -> ModuleType:
-        return _extension_by_protocol(x)
+        return _host_extension_by_protocol(x)
 
 
 class _CupySpace:
+    """Kernels run on the legacy default stream, which is CuPy's own unless the caller opened another."""
+
     def __init__(self, kind: type) -> None:
         self._kind = kind
 
     def register(self, module: Any) -> None:
         import cupy
 
-        module.register_framework(self._kind, lambda like, shape, dtype: cupy.empty(shape, dtype), None)
-        module.set_workspace_allocator(lambda like, size: cupy.empty(size, "uint8"))
+        module.register_framework(self._kind, lambda like, shape, dtype: cupy.empty(shape, dtype), None, True)
 
     def extension(self, x: Array) -> ModuleType:
         return _cuda_extension()
@@ -140,10 +145,10 @@ class _ProtocolSpace:
         self._kind = kind
 
     def register(self, module: Any) -> None:
-        module.register_framework(self._kind, _allocate_numpy, None)
+        module.register_framework(self._kind, _allocate_numpy, None, False)
 
     def extension(self, x: Array) -> ModuleType:
-        return _extension_by_protocol(x)
+        return _host_extension_by_protocol(x)
 
 
 def _allocate_numpy(like: Array, shape: tuple[int, ...], dtype: str) -> Array:
