@@ -395,15 +395,20 @@ void register_errors(py::module_&) {
 
 namespace {
 
+py::tuple extents_tuple(const int64_t* extents, int ndim) {
+  py::list list;
+  for (int i = 0; i < ndim; ++i) list.append(extents[i]);
+  return py::tuple(list);
+}
+
 // What the binding sees of an array: for debugging interoperability, and for the tests of every DLPack trap.
 py::dict describe(py::handle object) {
   TensorArg arg;
   const Imported& imported = arg.import("describe", "x", object);
   static constexpr const char* kRoutes[] = {"exchange", "versioned", "legacy"};
   py::dict d;
-  d["shape"] = py::tuple(py::cast(std::vector<int64_t>(imported.view.shape, imported.view.shape + imported.view.ndim)));
-  d["strides"] =
-      py::tuple(py::cast(std::vector<int64_t>(imported.view.strides, imported.view.strides + imported.view.ndim)));
+  d["shape"] = extents_tuple(imported.view.shape, imported.view.ndim);
+  d["strides"] = extents_tuple(imported.view.strides, imported.view.ndim);
   d["dtype"] = dtype_text(imported.raw_dtype);
   d["device"] = py::make_tuple(imported.view.device_type, imported.view.device_id);
   d["route"] = kRoutes[static_cast<int>(imported.route)];
