@@ -110,6 +110,11 @@ Call::~Call() = default;
 int64_t Call::dim(char letter) const { return dims_[letter - 'A']; }
 void Call::set(char letter, int64_t extent) { dims_[letter - 'A'] = extent; }
 
+void Call::set_count(const char* name, char letter, int64_t extent) {
+  if (extent < 0) fail_value(name, "at least 0", std::to_string(extent));
+  set(letter, extent);
+}
+
 void Call::fail_value(const char* name, const std::string& expected, const std::string& got) const {
   throw ValueError(std::string(op_) + ": " + name + " must be " + expected + ", got " + got);
 }

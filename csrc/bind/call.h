@@ -71,6 +71,8 @@ class Call {
   // The extent a letter stands for; `set` binds one that no array shows (a count given as a number).
   int64_t dim(char letter) const;
   void set(char letter, int64_t extent);
+  // As set, for a count that the caller passed as a number: must not be negative.
+  void set_count(const char* name, char letter, int64_t extent);
 
   // Every index in [low, high); only where the memory is on the host.
   void check_index(const char* name, const Tensor& index, int64_t high, int64_t low = 0) const;

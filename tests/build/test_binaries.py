@@ -50,6 +50,8 @@ def test_isa_objects_have_no_weak_symbols():
     for path in objects:
         lines = output("nm", "-C", str(path)).splitlines()
         found = [line for line in lines if " W " in line or " V " in line or " u " in line]
+        # A pointer to the runtime's unwinder, which every object that frees scratch memory needs: data, not code.
+        found = [line for line in found if not line.endswith(" DW.ref.__gxx_personality_v0")]
         if found:
             weak[path.name] = found
     assert weak == {}

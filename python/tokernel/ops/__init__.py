@@ -5,6 +5,10 @@ Each is differentiable in its float payload, works under ``torch.compile(fullgra
 autocast and ``inference_mode``, and takes a short path of about a microsecond when nothing of that is active.
 """
 
-from tokernel.ops._merge_rows import gather_rows
+from tokernel.ops._merge_rows import gather_rows, scatter_add_rows, scatter_rows
 
-__all__ = ["gather_rows"]
+__all__ = [
+    "gather_rows",
+    "scatter_add_rows",
+    "scatter_rows",
+]

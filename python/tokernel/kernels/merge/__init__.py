@@ -1,6 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Family merge: which tokens are alike, and how they become one."""
 
-from tokernel.kernels.merge._rows import gather_rows
+from tokernel.kernels.merge._rows import (
+    gather_rows,
+    scatter_add_rows,
+    scatter_add_rows_backward,
+    scatter_rows,
+    scatter_rows_backward,
+)
 
-__all__ = ["gather_rows"]
+__all__ = [
+    "gather_rows",
+    "scatter_add_rows",
+    "scatter_add_rows_backward",
+    "scatter_rows",
+    "scatter_rows_backward",
+]
