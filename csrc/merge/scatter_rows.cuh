@@ -10,9 +10,9 @@ namespace tk::merge::gpu {
 constexpr int kScatterThreads = 256;
 constexpr unsigned long long kNobody = ~0ull;
 
-inline __global__ void __launch_bounds__(kScatterThreads)
-    clear_winners_kernel(unsigned long long* winner, int64_t count) {
-  const int64_t i = int64_t{blockIdx.x} * kScatterThreads + threadIdx.x;
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads) clear_winners_kernel(unsigned long long* winner, int64_t count) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i < count) winner[i] = kNobody;
 }
 

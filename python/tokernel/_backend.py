@@ -23,7 +23,7 @@ _DEVICE_BACKENDS = ("cuda", "simt")
 
 
 class _Forced(threading.local):
-    """The device backend (`cuda`, `simt`) forced for a thread, or None; the class attribute is the process's default."""
+    """The device backend (`cuda`, `simt`) forced for a thread, or None; the class attribute is the default."""
 
     device: str | None = None
 
