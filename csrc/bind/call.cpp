@@ -71,10 +71,21 @@ std::string got_text(const Imported& imported) {
 
 bool is_letter(char c) { return c >= 'A' && c <= 'Z'; }
 
+bool ends_shape(char c) { return c == '\0' || c == '|'; }
+
 int rank_of(const char* shape) {
   int rank = 0;
-  for (const char* c = shape; *c; ++c) rank += *c != ' ' && (c == shape || c[-1] == ' ');
+  for (const char* c = shape; !ends_shape(*c); ++c) rank += *c != ' ' && (c == shape || c[-1] == ' ');
   return rank;
+}
+
+// "B N|N" lists shapes of different rank: the one that can fit, else the first.
+const char* alternative(const char* shapes, int rank) {
+  for (const char* shape = shapes;; ++shape) {
+    if (rank_of(shape) == rank) return shape;
+    while (!ends_shape(*shape)) ++shape;
+    if (!*shape) return shapes;
+  }
 }
 
 Tensor with_regular_strides(const View& view) {
@@ -107,6 +118,8 @@ Call::Call(const char* op) : op_(op) {
 
 Call::~Call() = default;
 
+bool Call::on_host() { return kHostMemory; }
+
 int64_t Call::dim(char letter) const { return dims_[letter - 'A']; }
 void Call::set(char letter, int64_t extent) { dims_[letter - 'A'] = extent; }
 
@@ -117,6 +130,30 @@ void Call::set_count(const char* name, char letter, int64_t extent) {
 
 void Call::fail_value(const char* name, const std::string& expected, const std::string& got) const {
   throw ValueError(std::string(op_) + ": " + name + " must be " + expected + ", got " + got);
+}
+
+void Call::fail_type(const char* name, const std::string& expected, const std::string& got) const {
+  throw TypeError(std::string(op_) + ": " + name + " must be " + expected + ", got " + got);
+}
+
+int64_t Call::integer(const char* name, py::handle object, int64_t low) const {
+  const std::string expected = "an integer of at least " + std::to_string(low);
+  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
+  if (!index) {
+    PyErr_Clear();
+    fail_type(name, expected, Py_TYPE(object.ptr())->tp_name);
+  }
+  int overflow = 0;
+  const int64_t value = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
+  if (overflow || value < low) fail_value(name, expected, py::str(index));
+  return value;
+}
+
+void Call::check_extents(const char* name, std::initializer_list<int64_t> extents) const {
+  int64_t bytes = 8;
+  bool fits = true;
+  for (const int64_t extent : extents) fits = fits && !__builtin_mul_overflow(bytes, extent, &bytes);
+  if (!fits) fail_value(name, "small enough for an array", "more elements than int64 can count");
 }
 
 Call::Slot& Call::next_slot(const char* name, py::handle object) {
@@ -220,7 +257,8 @@ void Call::check_dtype(const Slot& slot, const Imported& imported, uint32_t dtyp
 }
 
 // "B N C" means three extents; a number is a fixed extent.
-void Call::check_shape(const Slot& slot, const View& view, const char* shape, const Imported& imported) {
+void Call::check_shape(const Slot& slot, const View& view, const char* shapes, const Imported& imported) {
+  const char* shape = alternative(shapes, view.ndim);
   bool fits = view.ndim == rank_of(shape);
   const char* c = shape;
   for (int i = 0; fits && i < view.ndim; ++i) {
@@ -235,7 +273,7 @@ void Call::check_shape(const Slot& slot, const View& view, const char* shape, co
       c = end;
     }
   }
-  if (!fits) fail_value(slot.name, shape_text(shape), got_text(imported));
+  if (!fits) fail_value(slot.name, shape_text(shapes), got_text(imported));
 }
 
 // "(B, M) with B = 2": letters bound by other arguments carry their extent.
@@ -247,6 +285,7 @@ std::string Call::shape_text(const char* shape) const {
       text += ", ";
       continue;
     }
+    if (*c == '|') return text + ")" + bound + " or " + shape_text(c + 1);
     text += *c;
     if (!is_letter(*c) || dim(*c) < 0) continue;
     bound += std::string(bound.empty() ? " with " : ", ") + *c + " = " + std::to_string(dim(*c));

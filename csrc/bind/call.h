@@ -12,6 +12,7 @@
 #include <pybind11/pybind11.h>
 
 #include <array>
+#include <initializer_list>
 #include <memory>
 #include <type_traits>
 #include <vector>
@@ -51,6 +52,7 @@ class Call {
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
 
+  // A shape may have alternatives of different rank: "B N|N".
   // Inputs keep their outer strides; what cannot be expressed (a strided innermost extent, negative strides, a
   // misaligned pointer) is packed on the host and refused on a device.
   Tensor in(const char* name, py::handle object, uint32_t dtypes, const char* shape);
@@ -74,11 +76,18 @@ class Call {
   // As set, for a count that the caller passed as a number: must not be negative.
   void set_count(const char* name, char letter, int64_t extent);
 
+  // Kernels of this extension work on memory that the binding may read.
+  static bool on_host();
   // Every index in [low, high); only where the memory is on the host.
   void check_index(const char* name, const Tensor& index, int64_t high, int64_t low = 0) const;
   // Offsets start at 0, never decrease, and end at `total` (per row of the last extent); host only.
   void check_offsets(const char* name, const Tensor& offsets, int64_t total) const;
+  // A count or size given as a Python (or NumPy) integer, at least `low`.
+  int64_t integer(const char* name, py::handle object, int64_t low) const;
+  // The product of extents fits an array of 8-byte items.
+  void check_extents(const char* name, std::initializer_list<int64_t> extents) const;
   [[noreturn]] void fail_value(const char* name, const std::string& expected, const std::string& got) const;
+  [[noreturn]] void fail_type(const char* name, const std::string& expected, const std::string& got) const;
 
   template <class Args>
   void run(const Table<Args>& table, const Args& args) {

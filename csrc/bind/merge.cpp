@@ -4,6 +4,9 @@
 
 namespace tk::bind {
 
-void bind_merge(py::module_& m) { bind_merge_rows(m); }
+void bind_merge(py::module_& m) {
+  bind_merge_rows(m);
+  bind_merge_segments(m);
+}
 
 }  // namespace tk::bind

@@ -6,9 +6,12 @@ autocast and ``inference_mode``, and takes a short path of about a microsecond w
 """
 
 from tokernel.ops._merge_rows import gather_rows, scatter_add_rows, scatter_rows
+from tokernel.ops._merge_segments import segment_broadcast, segment_reduce
 
 __all__ = [
     "gather_rows",
     "scatter_add_rows",
     "scatter_rows",
+    "segment_broadcast",
+    "segment_reduce",
 ]

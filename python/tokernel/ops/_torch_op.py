@@ -53,6 +53,7 @@ def define(
     setup: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
     batched: bool = True,
+    shared: tuple[int, ...] = (),
 ) -> Callable[..., Any]:
     """Register an op as ``torch.ops.tokernel.<name>`` and return the function that calls it the cheapest way.
 
@@ -64,6 +65,7 @@ def define(
         setup: ``setup(ctx, inputs, output)`` saves what backward needs.
         backward: ``backward(ctx, *grads)``, built from torch ops; None for an op without gradient.
         batched: dimension 0 of every tensor is a batch, so that a ``vmap`` dimension can be folded into it.
+        shared: positions of arguments whose form of rank one has no batch dimension and serves the whole batch.
     """
     name = schema.split("(", 1)[0]
     qualified = f"tokernel::{name}"
@@ -73,7 +75,7 @@ def define(
     torch.library.register_fake(qualified, fake, lib=_library)
     dispatched = getattr(torch.ops.tokernel, name).default
     if batched:
-        torch.library.register_vmap(qualified, _folding_rule(dispatched), lib=_library)
+        torch.library.register_vmap(qualified, _folding_rule(dispatched, shared), lib=_library)
     if backward is None:
         return _without_gradient(kernel, dispatched)
     torch.library.register_autograd(qualified, backward, setup_context=setup, lib=_library)
@@ -121,19 +123,23 @@ def _with_gradient(
     return call
 
 
-def _folding_rule(op: Callable[..., Any]) -> Callable[..., Any]:
+def _folding_rule(op: Callable[..., Any], shared: tuple[int, ...]) -> Callable[..., Any]:
     """Make a vmap rule that folds the mapped dimension into the batch dimension of every tensor."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
         size = info.batch_size
 
-        def fold(value: Any, dim: int | None) -> Any:
+        def fold(position: int, value: Any, dim: int | None) -> Any:
             if not isinstance(value, Tensor):
                 return value
+            if position in shared and value.dim() == 1:
+                return value
             mapped = value.expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
+            if position in shared and mapped.dim() == 2:
+                return mapped.repeat_interleave(args[0].shape[1 if in_dims[0] == 0 else 0], dim=0)
             return mapped.reshape(-1, *mapped.shape[2:])
 
-        results = op(*(fold(a, d) for a, d in zip(args, in_dims, strict=True)))
+        results = op(*(fold(i, a, d) for i, (a, d) in enumerate(zip(args, in_dims, strict=True))))
         if isinstance(results, Tensor):
             return results.unflatten(0, (size, -1)), 0
         unfolded = tuple(r.unflatten(0, (size, -1)) for r in results)

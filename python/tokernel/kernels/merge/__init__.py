@@ -8,6 +8,7 @@ from tokernel.kernels.merge._rows import (
     scatter_rows,
     scatter_rows_backward,
 )
+from tokernel.kernels.merge._segments import segment_broadcast, segment_reduce
 
 __all__ = [
     "gather_rows",
@@ -15,4 +16,6 @@ __all__ = [
     "scatter_add_rows_backward",
     "scatter_rows",
     "scatter_rows_backward",
+    "segment_broadcast",
+    "segment_reduce",
 ]

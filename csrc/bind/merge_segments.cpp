@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// Family merge, ops over segments of tokens: checked arguments -> launcher, one function per op.
+#include <algorithm>
+#include <string>
+#include <string_view>
+
+#include "bind/call.h"
+#include "bind/families.h"
+#include "merge/segment_broadcast.h"
+#include "merge/segment_reduce.h"
+
+namespace tk::bind {
+namespace {
+
+merge::SegmentMode mode_of(const Call& call, std::string_view mode) {
+  if (mode == "mean") return merge::SegmentMode::mean;
+  if (mode == "sum") return merge::SegmentMode::sum;
+  if (mode == "amax") return merge::SegmentMode::amax;
+  call.fail_value("mode", "'mean', 'sum' or 'amax'", "'" + std::string(mode) + "'");
+}
+
+// One sequence, without batch, or a batch of them: the shapes of all arguments follow the first one.
+struct Form {
+  bool batched;
+  const char* operator()(const char* batch, const char* single) const { return batched ? batch : single; }
+  int64_t batch_stride(const Tensor& t) const { return batched ? t.stride(0) : 0; }
+};
+
+Form form_of(Call& call, const Tensor& first, int batched_rank) {
+  const Form form{first.ndim == batched_rank};
+  if (!form.batched) call.set('B', 1);
+  return form;
+}
+
+merge::SegmentIndex with_offsets(const Tensor& offsets) {
+  return {offsets.as<int64_t>(), nullptr, offsets.ndim == 2 ? offsets.stride(0) : 0};
+}
+
+merge::SegmentIndex with_ids(const Tensor& ids) {
+  return {nullptr, ids.as<int64_t>(), ids.ndim == 2 ? ids.stride(0) : 0};
+}
+
+void check_one_index(const Call& call, py::handle offsets, py::handle ids) {
+  if (offsets.is_none() != ids.is_none()) return;
+  call.fail_value("offsets", "given, or else ids", offsets.is_none() ? "neither" : "both");
+}
+
+// Takes offsets or ids over N tokens and binds S, the number of segments.
+merge::SegmentIndex take_index(Call& call, const Form& form, py::handle offsets_, py::handle ids_,
+                               py::handle segments) {
+  check_one_index(call, offsets_, ids_);
+  if (ids_.is_none()) {
+    const Tensor offsets = call.in("offsets", offsets_, kIndex, form("B T|T", "T"));
+    call.check_offsets("offsets", offsets, call.dim('N'));
+    call.set('S', call.dim('T') - 1);
+    if (!segments.is_none() && call.integer("segments", segments, 0) != call.dim('S')) {
+      call.fail_value("segments", "one less than the number of offsets, " + std::to_string(call.dim('S')),
+                      py::str(segments));
+    }
+    return with_offsets(offsets);
+  }
+  const Tensor ids = call.in("ids", ids_, kIndex, form("B N|N", "N"));
+  call.set('S', call.integer("segments", segments, 0));
+  call.check_extents("segments",
+                     {call.dim('S'), std::max<int64_t>(call.dim('B'), 1), 2, std::max<int64_t>(call.dim('C'), 1)});
+  call.check_index("ids", ids, call.dim('S'), -1);
+  return with_ids(ids);
+}
+
+py::object segment_reduce(py::handle x_, py::handle offsets_, py::handle ids_, py::handle segments,
+                          std::string_view mode_, py::handle weight_, bool return_mass, py::handle out_,
+                          py::handle mass_) {
+  Call call("segment_reduce");
+  const Tensor x = call.in("x", x_, kFloat, "B N C|N C");
+  const Form form = form_of(call, x, 3);
+  const merge::SegmentIndex index = take_index(call, form, offsets_, ids_, segments);
+  const merge::SegmentMode mode = mode_of(call, mode_);
+  const Tensor weight = call.optional_dense("weight", weight_, kF32, form("B N", "N"));
+  if (weight && mode == merge::SegmentMode::amax) call.fail_value("weight", "None with mode 'amax'", "an array");
+  const Tensor out = call.out("out", out_, x.dtype, form("B S C", "S C"));
+  const Tensor mass = return_mass ? call.out("mass", mass_, DType::f32, form("B S", "S")) : Tensor{};
+  TK_RUN(call, merge, segment_reduce,
+         merge::SegmentReduceArgs{x.data, index, weight.as<float>(), out.data, mass.as<float>(), x.dtype, mode,
+                                  call.dim('B'), call.dim('N'), call.dim('S'), call.dim('C'), form.batch_stride(x),
+                                  x.stride(x.ndim - 2)});
+  return call.results();
+}
+
+// The number of tokens is where the offsets end; on a device nobody can look.
+int64_t tokens_of(const Call& call, const Tensor& offsets, py::handle tokens) {
+  if (!tokens.is_none()) return call.integer("tokens", tokens, 0);
+  if (!Call::on_host()) call.fail_value("tokens", "given with offsets on a device", "None");
+  if (call.dim('B') == 0 || call.dim('T') == 0) return 0;
+  return std::max<int64_t>(offsets.as<int64_t>()[call.dim('T') - 1], 0);
+}
+
+merge::SegmentIndex take_index_of_rows(Call& call, const Form& form, py::handle offsets_, py::handle ids_,
+                                       py::handle tokens) {
+  check_one_index(call, offsets_, ids_);
+  if (offsets_.is_none()) {
+    const Tensor ids = call.in("ids", ids_, kIndex, form("B N|N", "N"));
+    call.check_index("ids", ids, call.dim('S'), -1);
+    return with_ids(ids);
+  }
+  const Tensor offsets = call.in("offsets", offsets_, kIndex, form("B T|T", "T"));
+  if (call.dim('T') != call.dim('S') + 1) {
+    call.fail_value("offsets", "one longer than y has rows, " + std::to_string(call.dim('S') + 1) + " long",
+                    std::to_string(call.dim('T')));
+  }
+  call.set('N', tokens_of(call, offsets, tokens));
+  call.check_extents("tokens",
+                     {call.dim('N'), std::max<int64_t>(call.dim('B'), 1), std::max<int64_t>(call.dim('C'), 1)});
+  call.check_offsets("offsets", offsets, call.dim('N'));
+  return with_offsets(offsets);
+}
+
+py::object segment_broadcast(py::handle y_, py::handle offsets, py::handle ids, py::handle tokens, py::handle out_) {
+  Call call("segment_broadcast");
+  const Tensor y = call.in("y", y_, kFloat, "B S C|S C");
+  const Form form = form_of(call, y, 3);
+  const merge::SegmentIndex index = take_index_of_rows(call, form, offsets, ids, tokens);
+  const Tensor out = call.out("out", out_, y.dtype, form("B N C", "N C"));
+  TK_RUN(call, merge, segment_broadcast,
+         merge::SegmentBroadcastArgs{y.data, index, out.data, y.dtype, call.dim('B'), call.dim('N'), call.dim('S'),
+                                     call.dim('C'), form.batch_stride(y), y.stride(y.ndim - 2)});
+  return call.results();
+}
+
+}  // namespace
+
+void bind_merge_segments(py::module_& m) {
+  m.def("segment_reduce", &segment_reduce);
+  m.def("segment_broadcast", &segment_broadcast);
+}
+
+}  // namespace tk::bind

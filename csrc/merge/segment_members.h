@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tokens grouped by segment, for the SIMD kernels: local to each translation unit, no STL.
+#pragma once
+#include "core/parallel.h"
+#include "core/scratch.h"
+#include "merge/segment_index.h"
+
+namespace tk::merge {
+namespace {
+
+// Segment s has the members [offsets[s], offsets[s + 1]); member i is token order[i], or i itself where order is null.
+struct Members {
+  const int64_t* offsets;
+  const int64_t* order;
+
+  int64_t token(int64_t member) const { return order ? order[member] : member; }
+  int64_t count(int64_t segment) const { return offsets[segment + 1] - offsets[segment]; }
+};
+
+// A stable counting sort: offsets (S + 1) and the tokens with a segment, in ascending order within each.
+inline void sort_by_segment(const int64_t* ids, int64_t tokens, int64_t segments, int64_t* offsets, int64_t* order) {
+  for (int64_t s = 0; s <= segments; ++s) offsets[s] = 0;
+  for (int64_t n = 0; n < tokens; ++n) {
+    if (ids[n] >= 0) ++offsets[ids[n] + 1];
+  }
+  for (int64_t s = 0; s < segments; ++s) offsets[s + 1] += offsets[s];
+  for (int64_t n = 0; n < tokens; ++n) {
+    if (ids[n] >= 0) order[offsets[ids[n]]++] = n;
+  }
+  // Placing moved every start to the start of the next segment.
+  for (int64_t s = segments; s > 0; --s) offsets[s] = offsets[s - 1];
+  offsets[0] = 0;
+}
+
+// The members of every batch row, sorted once where the index is by ids.
+class MemberTable {
+ public:
+  MemberTable(const SegmentIndex& index, int64_t batch, int64_t tokens, int64_t segments)
+      : index_(index),
+        rows_(!index.ids           ? 0
+              : index.batch_stride ? batch
+                                   : 1),
+        offsets_stride_(segments + 1),
+        order_stride_(tokens),
+        offsets_(rows_ * offsets_stride_),
+        order_(rows_ * order_stride_) {
+    parallel_ranges(rows_, tokens * 16, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        sort_by_segment(index.ids + r * tokens, tokens, segments, &offsets_[r * offsets_stride_],
+                        &order_[r * order_stride_]);
+      }
+    });
+  }
+
+  Members of(int64_t b) const {
+    if (!index_.ids) return {index_.offsets + b * index_.batch_stride, nullptr};
+    const int64_t r = index_.batch_stride ? b : 0;
+    return {&offsets_[r * offsets_stride_], &order_[r * order_stride_]};
+  }
+
+ private:
+  SegmentIndex index_;
+  int64_t rows_, offsets_stride_, order_stride_;
+  Scratch<int64_t> offsets_, order_;
+};
+
+// The first segment that ends after a position: the one that holds it.
+inline int64_t segment_at(const int64_t* offsets, int64_t segments, int64_t position) {
+  int64_t low = 0;
+  int64_t high = segments;
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (offsets[middle + 1] > position) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return low;
+}
+
+// The segment of each token, for tokens visited in ascending order: offsets are searched once a batch row.
+class SegmentCursor {
+ public:
+  SegmentCursor(const SegmentIndex& index, int64_t segments) : index_(index), segments_(segments) {}
+
+  int64_t segment_of(int64_t b, int64_t token) {
+    if (index_.ids) return index_.ids[b * index_.batch_stride + token];
+    const int64_t* offsets = index_.offsets + b * index_.batch_stride;
+    if (b != batch_) {
+      batch_ = b;
+      segment_ = segment_at(offsets, segments_, token);
+    }
+    while (offsets[segment_ + 1] <= token) ++segment_;
+    return segment_;
+  }
+
+ private:
+  SegmentIndex index_;
+  int64_t segments_;
+  int64_t batch_ = -1;
+  int64_t segment_ = 0;
+};
+
+}  // namespace
+}  // namespace tk::merge
