@@ -57,6 +57,8 @@ def _reduce_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def _reduce_mass_backward(ctx: Any, grad: Tensor, grad_mass: Tensor | None) -> tuple[Tensor | None, ...]:
     x, offsets, ids, weight = ctx.saved_tensors
+    if ctx.mode == "amax":
+        raise RuntimeError("segment_reduce: mode 'amax' has no gradient yet")
     index: dict[str, Any] = {"offsets": offsets, "ids": ids}
     x, g = x.float(), grad.float()
     if ctx.mode == "mean":
