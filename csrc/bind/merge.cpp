@@ -7,6 +7,7 @@ namespace tk::bind {
 void bind_merge(py::module_& m) {
   bind_merge_rows(m);
   bind_merge_segments(m);
+  bind_merge_match(m);
 }
 
 }  // namespace tk::bind

@@ -5,13 +5,23 @@ Each is differentiable in its float payload, works under ``torch.compile(fullgra
 autocast and ``inference_mode``, and takes a short path of about a microsecond when nothing of that is active.
 """
 
+from tokernel.ops._merge_match import cosine_match, select_edges
+from tokernel.ops._merge_plan import MergePlan, bipartite_match, kth_match, match_2d, random_match, threshold_match
 from tokernel.ops._merge_rows import gather_rows, scatter_add_rows, scatter_rows
 from tokernel.ops._merge_segments import segment_broadcast, segment_reduce
 
 __all__ = [
+    "MergePlan",
+    "bipartite_match",
+    "cosine_match",
     "gather_rows",
+    "kth_match",
+    "match_2d",
+    "random_match",
     "scatter_add_rows",
     "scatter_rows",
     "segment_broadcast",
     "segment_reduce",
+    "select_edges",
+    "threshold_match",
 ]

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Family merge: which tokens are alike, and how they become one."""
 
+from tokernel.kernels.merge._match import cosine_match, select_edges
+from tokernel.kernels.merge._plan import MergePlan
+from tokernel.kernels.merge._plans import bipartite_match, kth_match, match_2d, random_match, threshold_match
 from tokernel.kernels.merge._rows import (
     gather_rows,
     scatter_add_rows,
@@ -11,11 +14,19 @@ from tokernel.kernels.merge._rows import (
 from tokernel.kernels.merge._segments import segment_broadcast, segment_reduce
 
 __all__ = [
+    "MergePlan",
+    "bipartite_match",
+    "cosine_match",
     "gather_rows",
+    "kth_match",
+    "match_2d",
+    "random_match",
     "scatter_add_rows",
     "scatter_add_rows_backward",
     "scatter_rows",
     "scatter_rows_backward",
     "segment_broadcast",
     "segment_reduce",
+    "select_edges",
+    "threshold_match",
 ]
