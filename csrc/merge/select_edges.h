@@ -30,7 +30,7 @@ struct SelectEdgesArgs {
   int64_t* src;
   int64_t* dst;
   int64_t* map;
-  int64_t batch, rows, columns, tokens, edges;     // B, Na, Nb, N, r
+  int64_t batch, rows, columns, tokens, edges;  // B, Na, Nb, N, r
   bool class_token, distill_token, sort_unmerged;
 };
 

@@ -28,10 +28,9 @@ def as_dtype(x, dtype):
 
 def cosines(a, b):
     """(B, Na, Nb) in float64; 0 for a zero vector, NaN for one that is not finite."""
-    norms = np.linalg.norm(a, axis=-1)[:, :, None] * np.linalg.norm(b, axis=-1)[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
-        s = np.where(norms == 0, 0 * norms, a @ b.swapaxes(1, 2) / norms)
-    return s
+        norms = np.linalg.norm(a, axis=-1)[:, :, None] * np.linalg.norm(b, axis=-1)[:, None]
+        return np.where(norms == 0, 0, a @ b.swapaxes(1, 2) / norms)
 
 
 def oracle(a, b, mask_a=None, mask_b=None):
