@@ -17,6 +17,7 @@ namespace tk::bind {
 
 #if defined(TK_MODULE_SIMT)
 struct Call::Staging {
+  explicit Staging(const char* op) : scope(op) {}
   simt::CallScope scope;
 };
 #elif defined(TK_MODULE_CUDA)
@@ -392,7 +393,7 @@ void Call::check_offsets(const char* name, const Tensor& offsets, int64_t total)
 // On the host executor kernels see guarded copies, so that one element too many is caught.
 void Call::stage([[maybe_unused]] Slot& slot, [[maybe_unused]] Tensor& tensor) {
 #if defined(TK_MODULE_SIMT)
-  if (!staging_) staging_ = std::make_unique<Staging>();
+  if (!staging_) staging_ = std::make_unique<Staging>(op_);
   int64_t reach = 1;
   for (int i = 0; i < tensor.ndim; ++i) reach += (tensor.shape[i] - 1) * tensor.strides[i];
   const size_t bytes = is_empty(tensor) ? 0 : static_cast<size_t>(reach) * item_size(tensor.dtype);
@@ -404,7 +405,7 @@ GpuContext Call::prepare([[maybe_unused]] size_t workspace_bytes) {
   GpuContext context;
   context.workspace_bytes = workspace_bytes;
 #if defined(TK_MODULE_SIMT)
-  if (!staging_) staging_ = std::make_unique<Staging>();
+  if (!staging_) staging_ = std::make_unique<Staging>(op_);
   if (workspace_bytes) context.workspace = staging_->scope.workspace(workspace_bytes);
 #elif defined(TK_MODULE_CUDA)
   const View& view = slots_[0].arg.imported().view;
@@ -417,6 +418,15 @@ GpuContext Call::prepare([[maybe_unused]] size_t workspace_bytes) {
   }
 #endif
   return context;
+}
+
+// The host executor runs a launcher several times: once per order of threads and timing of copies.
+void Call::launch(const std::function<void()>& launcher) {
+#if defined(TK_MODULE_SIMT)
+  staging_->scope.run(launcher);
+#else
+  launcher();
+#endif
 }
 
 void Call::finish() {

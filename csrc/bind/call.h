@@ -13,6 +13,7 @@
 
 #include <array>
 #include <initializer_list>
+#include <functional>
 #include <memory>
 #include <type_traits>
 #include <vector>
@@ -105,7 +106,7 @@ class Call {
     const GpuContext context = prepare(workspace(args));
     {
       const py::gil_scoped_release unlocked;
-      launcher(args, context);
+      launch([&] { launcher(args, context); });
     }
     finish();
   }
@@ -136,6 +137,7 @@ class Call {
   std::string shape_text(const char* shape) const;
   void stage(Slot& slot, Tensor& tensor);
   GpuContext prepare(size_t workspace_bytes);
+  void launch(const std::function<void()>& launcher);
   void finish();
 
   const char* op_;

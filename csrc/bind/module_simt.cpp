@@ -9,7 +9,7 @@
 PYBIND11_MODULE(_simt, m) {
   m.doc() = "tokernel CUDA kernels on the host executor (tests and bench)";
   tk::bind::register_errors(m);
-  bind_simt(m);
+  tk::bind::bind_simt(m);
   tk::bind::bind_call(m);
   tk::bind::bind_merge(m);
 }

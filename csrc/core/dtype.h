@@ -6,6 +6,8 @@
 #include <cstring>
 
 #ifdef __CUDACC__
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #define TK_HOST_DEVICE __host__ __device__
 #else
 #define TK_HOST_DEVICE
@@ -57,12 +59,16 @@ TK_INLINE float to_float(float x) { return x; }
 TK_INLINE float to_float(bf16_t x) { return detail::bit_cast<float>(uint32_t{x.bits} << 16); }
 
 TK_INLINE float to_float(f16_t x) {
+#ifdef __CUDA_ARCH__
+  return __half2float(__ushort_as_half(x.bits));
+#else
   const uint32_t sign = uint32_t{x.bits & 0x8000u} << 16;
   const uint32_t magnitude = uint32_t{x.bits & 0x7fffu} << 13;
   // Adding 112 to the exponent of a normal number; the multiplication does it for subnormals as well.
   const float scaled = detail::bit_cast<float>(magnitude) * detail::bit_cast<float>(uint32_t{0x77800000u});
   const uint32_t infinite = magnitude >= 0x0f800000u ? 0x7f800000u : 0u;
   return detail::bit_cast<float>(detail::bit_cast<uint32_t>(scaled) | infinite | sign);
+#endif
 }
 
 namespace detail {
@@ -71,12 +77,19 @@ TK_INLINE float from_float(float x, float*) { return x; }
 
 // Round to nearest, ties to even; a NaN stays a (quiet) NaN.
 TK_INLINE bf16_t from_float(float x, bf16_t*) {
+#ifdef __CUDA_ARCH__
+  return bf16_t{__bfloat16_as_ushort(__float2bfloat16_rn(x))};
+#else
   const uint32_t u = detail::bit_cast<uint32_t>(x);
   if ((u & 0x7fffffffu) > 0x7f800000u) return bf16_t{static_cast<uint16_t>((u >> 16) | 0x40u)};
   return bf16_t{static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
+#endif
 }
 
 TK_INLINE f16_t from_float(float x, f16_t*) {
+#ifdef __CUDA_ARCH__
+  return f16_t{__half_as_ushort(__float2half_rn(x))};
+#else
   const uint32_t u = detail::bit_cast<uint32_t>(x);
   const uint32_t sign = (u >> 16) & 0x8000u;
   const uint32_t magnitude = u & 0x7fffffffu;
@@ -88,6 +101,7 @@ TK_INLINE f16_t from_float(float x, f16_t*) {
   }
   const uint32_t rounded = magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u);
   return f16_t{static_cast<uint16_t>(sign | (rounded >> 13))};
+#endif
 }
 
 }  // namespace detail

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "simt/bind_simt.h"
+
+#include <pybind11/stl.h>
+
+#include "core/error.h"
+#include "simt/executor.h"
+#include "simt/settings.h"
+
+namespace tk::bind {
+namespace py = pybind11;
+namespace {
+
+using simt::Options;
+
+constexpr const char* kDetectors[] = {"off", "first", "all"};
+constexpr const char* kSwitchings[] = {"native", "ucontext"};
+
+// The GIL is released before the lock is taken: a running call holds the lock and will want the GIL.
+template <class Action>
+auto locked(Action action) {
+  const py::gil_scoped_release unlocked;
+  const std::lock_guard<std::mutex> lock(simt::machine_mutex());
+  return action();
+}
+
+int position(const char* const* names, int count, const std::string& name, const char* what) {
+  std::string known;
+  for (int i = 0; i < count; ++i) {
+    if (name == names[i]) return i;
+    known += (i ? ", '" : "'") + std::string(names[i]) + "'";
+  }
+  throw ValueError(std::string(what) + ": expected one of " + known + ", got '" + name + "'");
+}
+
+void set_schedules(const std::vector<std::string>& names) {
+  std::vector<simt::Schedule> schedules;
+  for (const std::string& name : names) schedules.push_back(simt::schedule_from_text(name));
+  if (schedules.empty()) throw ValueError("set_schedules: expected at least one schedule, got none");
+  locked([&] { simt::settings().schedules = schedules; });
+}
+
+void set_copy_timings(const std::vector<std::string>& names) {
+  static constexpr const char* kTimings[] = {"issue", "wait"};
+  std::vector<simt::CopyTiming> timings;
+  for (const std::string& name : names) {
+    timings.push_back(static_cast<simt::CopyTiming>(position(kTimings, 2, name, "set_copy_timings")));
+  }
+  if (timings.empty()) throw ValueError("set_copy_timings: expected 'issue', 'wait' or both, got none");
+  locked([&] { simt::settings().timings = timings; });
+}
+
+void set_race_detector(const std::string& name) {
+  const auto detector = static_cast<simt::Detector>(position(kDetectors, 3, name, "set_race_detector"));
+  locked([&] { simt::settings().detector = detector; });
+}
+
+void set_switching(const std::string& name) {
+  const auto switching = static_cast<simt::Switching>(position(kSwitchings, 2, name, "set_switching"));
+  if (switching == simt::Switching::native && !simt::kHasNativeSwitch) {
+    throw ValueError("set_switching: this processor has no native switch");
+  }
+  locked([&] { simt::settings().switching = switching; });
+}
+
+py::dict options() {
+  const Options now = locked([] { return simt::settings(); });
+  py::list schedules;
+  for (const simt::Schedule& schedule : now.schedules) schedules.append(simt::to_text(schedule));
+  py::list timings;
+  for (const simt::CopyTiming timing : now.timings) timings.append(simt::to_text(timing));
+  py::dict d;
+  d["schedules"] = schedules;
+  d["copy_timings"] = timings;
+  d["race_detector"] = kDetectors[static_cast<int>(now.detector)];
+  d["switching"] = kSwitchings[static_cast<int>(now.switching)];
+  return d;
+}
+
+py::dict statistics() {
+  const simt::Statistics s = locked([] { return simt::machine().statistics; });
+  py::dict d;
+  d["launches"] = s.launches;
+  d["blocks"] = s.blocks;
+  d["threads"] = s.threads;
+  d["switches"] = s.switches;
+  d["barriers"] = s.barriers;
+  d["collectives"] = s.collectives;
+  d["async_copies"] = s.async_copies;
+  d["atomics"] = s.atomics;
+  d["accesses"] = s.accesses;
+  return d;
+}
+
+void reset_statistics() {
+  locked([] { simt::machine().statistics = {}; });
+}
+
+}  // namespace
+
+void bind_simt(py::module_& m) {
+  m.def("set_schedules", &set_schedules);
+  m.def("set_copy_timings", &set_copy_timings);
+  m.def("set_race_detector", &set_race_detector);
+  m.def("set_switching", &set_switching);
+  m.def("options", &options);
+  m.def("statistics", &statistics);
+  m.def("reset_statistics", &reset_statistics);
+}
+
+}  // namespace tk::bind

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "simt/call_scope.h"
+
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+
+#include "simt/executor.h"
+#include "simt/settings.h"
+
+namespace tk::simt {
+namespace {
+
+constexpr size_t kGuardBytes = 4096;
+constexpr unsigned char kGuardValue = 0xA5;
+constexpr uintptr_t kAlign = 256;
+constexpr uintptr_t kKeptBits = 16;  // the widest access of a GPU thread
+
+// Poison of outputs, workspace and shared memory: NaN and -1, then a finite number, so that a value which was never
+// written changes from run to run.
+constexpr unsigned char kPoisons[] = {0xFF, 0x4B};
+
+bool is_guard(const unsigned char* bytes, size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    if (bytes[i] != kGuardValue) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+GuardedBuffer::GuardedBuffer(std::string name, size_t bytes, const void* like, bool written)
+    : name_(std::move(name)),
+      bytes_(bytes),
+      written_(written),
+      memory_(std::make_unique_for_overwrite<unsigned char[]>(bytes + 2 * kGuardBytes + kAlign + kKeptBits)) {
+  const auto first = reinterpret_cast<uintptr_t>(memory_.get()) + kGuardBytes;
+  data_ = reinterpret_cast<unsigned char*>((first + kAlign - 1) / kAlign * kAlign +
+                                           reinterpret_cast<uintptr_t>(like) % kKeptBits);
+  std::memset(data_ - kGuardBytes, kGuardValue, kGuardBytes);
+  std::memset(data_ + bytes_, kGuardValue, kGuardBytes);
+}
+
+void GuardedBuffer::fill(unsigned char value) const { std::memset(data_, value, bytes_); }
+
+void GuardedBuffer::check_guards(const std::string& op) const {
+  const bool before = is_guard(data_ - kGuardBytes, kGuardBytes);
+  if (before && is_guard(data_ + bytes_, kGuardBytes)) return;
+  throw std::runtime_error("simt: " + op + ": a kernel wrote " + (before ? "past the end of" : "before the start of") +
+                           " argument '" + name_ + "' (" + std::to_string(bytes_) + " bytes)");
+}
+
+CallScope::CallScope(std::string op) : op_(std::move(op)) {}
+
+void* CallScope::stage(const char* name, void* data, size_t bytes, bool written) {
+  arguments_.push_back(Argument{GuardedBuffer(name, bytes, data, written), data});
+  const GuardedBuffer& buffer = arguments_.back().buffer;
+  if (bytes && !written) std::memcpy(buffer.data(), data, bytes);
+  return buffer.data();
+}
+
+void* CallScope::workspace(size_t bytes) {
+  arguments_.push_back(Argument{GuardedBuffer("workspace", bytes, nullptr, true), nullptr});
+  return arguments_.back().buffer.data();
+}
+
+void CallScope::run(const std::function<void()>& launcher) {
+  const std::lock_guard<std::mutex> lock(machine_mutex());
+  const Options& options = settings();
+  size_t index = 0;
+  for (const Schedule& schedule : options.schedules) {
+    for (const CopyTiming timing : options.timings) {
+      const uint64_t copies = machine().statistics.async_copies;
+      configure(op_, options, schedule, timing, kPoisons[index % std::size(kPoisons)]);
+      run_once(launcher, index++);
+      // Without cp.async both timings are the same run.
+      if (machine().statistics.async_copies == copies) break;
+    }
+  }
+}
+
+void CallScope::run_once(const std::function<void()>& launcher, size_t index) {
+  for (const Argument& argument : arguments_) {
+    if (!argument.buffer.written()) continue;
+    argument.buffer.fill(argument.original ? kPoisons[0] : machine().poison);
+  }
+  launcher();
+  for (const Argument& argument : arguments_) argument.buffer.check_guards(op_);
+  check_inputs();
+  const std::string name = to_text(machine().schedule) + ", copies at " + to_text(machine().timing);
+  if (index == 0) {
+    first_run_ = name;
+    first_outputs_ = outputs();
+  } else {
+    compare(name, outputs());
+  }
+}
+
+void CallScope::check_inputs() const {
+  for (const Argument& argument : arguments_) {
+    const GuardedBuffer& buffer = argument.buffer;
+    if (buffer.written() || buffer.bytes() == 0) continue;
+    if (std::memcmp(buffer.data(), argument.original, buffer.bytes()) == 0) continue;
+    throw std::runtime_error("simt: " + op_ + ": a kernel wrote to input '" + buffer.name() + "'");
+  }
+}
+
+std::vector<std::vector<unsigned char>> CallScope::outputs() const {
+  std::vector<std::vector<unsigned char>> all;
+  for (const Argument& argument : arguments_) {
+    const GuardedBuffer& buffer = argument.buffer;
+    if (argument.original && buffer.written()) all.emplace_back(buffer.data(), buffer.data() + buffer.bytes());
+  }
+  return all;
+}
+
+void CallScope::compare(const std::string& run, const std::vector<std::vector<unsigned char>>& outputs) {
+  size_t i = 0;
+  for (const Argument& argument : arguments_) {
+    if (!argument.original || !argument.buffer.written()) continue;
+    const std::vector<unsigned char>& first = first_outputs_[i];
+    const std::vector<unsigned char>& second = outputs[i++];
+    if (first == second) continue;
+    size_t at = 0;
+    size_t different = 0;
+    for (size_t k = first.size(); k-- > 0;) {
+      if (first[k] == second[k]) continue;
+      at = k;
+      ++different;
+    }
+    throw std::runtime_error("simt: " + op_ + ": output '" + argument.buffer.name() +
+                             "' depends on the schedule: " + std::to_string(different) + " of " +
+                             std::to_string(first.size()) + " bytes differ between (" + first_run_ + ") and (" + run +
+                             "), first at byte " + std::to_string(at));
+  }
+}
+
+void CallScope::finish() {
+  for (const Argument& argument : arguments_) {
+    const GuardedBuffer& buffer = argument.buffer;
+    if (argument.original && buffer.written() && buffer.bytes()) {
+      std::memcpy(argument.original, buffer.data(), buffer.bytes());
+    }
+  }
+}
+
+}  // namespace tk::simt

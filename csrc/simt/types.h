@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// CUDA's small vector types, for a compiler that has none.
+#pragma once
+
+struct uint3 {
+  unsigned x, y, z;
+};
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+
+#define TK_SIMT_VECTOR_TYPES(T, name)                        \
+  struct alignas(2 * sizeof(T)) name##2 { T x, y; };         \
+  struct alignas(4 * sizeof(T)) name##4 { T x, y, z, w; };   \
+  inline name##2 make_##name##2(T x, T y) { return {x, y}; } \
+  inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
+
+TK_SIMT_VECTOR_TYPES(float, float)
+TK_SIMT_VECTOR_TYPES(int, int)
+TK_SIMT_VECTOR_TYPES(unsigned, uint)
+#undef TK_SIMT_VECTOR_TYPES
