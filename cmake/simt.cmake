@@ -16,7 +16,7 @@ endforeach()
 # sanitizer's own runtime is not linked. Line tables let a report name the line.
 add_library(tk_simt_kernels OBJECT ${launchers})
 target_compile_options(tk_simt_kernels PRIVATE -O2 -g1 -ffile-prefix-map=${PROJECT_SOURCE_DIR}/=
-                       -fsanitize=thread -ffp-contract=off -Wall -Wextra -Wno-psabi ${TOKERNEL_BASELINE})
+                       -fsanitize=thread -ffp-contract=off -Wall -Wextra -Wno-psabi -Wno-unknown-pragmas ${TOKERNEL_BASELINE})
 if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
   target_compile_options(tk_simt_kernels PRIVATE --param=tsan-instrument-func-entry-exit=0)
 else()

@@ -12,8 +12,8 @@
 #include <pybind11/pybind11.h>
 
 #include <array>
-#include <initializer_list>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <type_traits>
 #include <vector>
