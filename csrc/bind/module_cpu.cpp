@@ -10,6 +10,7 @@
 #include "core/dispatch.h"
 #include "core/error.h"
 #include "core/parallel.h"
+#include "core/probe.h"
 
 namespace tk::bind {
 namespace {
@@ -43,6 +44,27 @@ void bind_dispatch(py::module_& m) {
   m.def("set_num_threads", &set_num_threads);
 }
 
+// Register-only multiply-adds on every thread; returns the operations performed.
+double fma_probe(int64_t iterations) {
+  double flops = 0.0;
+  float sink = 0.0f;
+  Call call("fma_probe");
+  TK_RUN(call, core, fma_probe, core::FmaProbeArgs{num_threads(), iterations, &flops, &sink});
+  return flops;
+}
+
+void copy_probe(py::handle from_, py::handle to_) {
+  Call call("copy_probe");
+  const Tensor from = call.in("from", from_, DType::u8, "N");
+  const Tensor to = call.out("to", to_, DType::u8, "N");
+  TK_RUN(call, core, copy_probe, core::CopyProbeArgs{from.data, to.data, call.dim('N')});
+}
+
+void bind_probes(py::module_& m) {
+  m.def("fma_probe", &fma_probe);
+  m.def("copy_probe", &copy_probe);
+}
+
 }  // namespace
 }  // namespace tk::bind
 
@@ -50,6 +72,7 @@ PYBIND11_MODULE(_C, m, pybind11::mod_gil_not_used()) {
   m.doc() = "tokernel CPU kernels; use tokernel.kernels and tokernel.ops instead";
   tk::bind::register_errors(m);
   tk::bind::bind_dispatch(m);
+  tk::bind::bind_probes(m);
   tk::bind::bind_call(m);
   tk::bind::bind_torch_route(m);
   tk::bind::bind_merge(m);
