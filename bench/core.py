@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a benchmark case is, and how it is timed.
+
+Every contender of a case runs in the same process, in turns: one timed group of calls of ours, one of each peer, and
+again, until the budget is spent. Drift of the machine then hits all of them alike. Reported are medians over the
+groups; the spread is the interquartile range over the median.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import tokernel
+
+from bench import machine
+from bench.memory import peak_extra_bytes
+
+GROUP_SECONDS = 0.004  # long enough for the clock, short enough to interleave
+FEWEST_GROUPS = 9
+ONE_THREAD = "tokernel, 1 thread"
+# Code pages, thread stacks and the 1 MiB scratch arena of each thread are not what the promise about memory is about.
+MEMORY_SLACK = 4 << 20
+
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What the project promises: a ratio of at least `value`, or a time of less, or no more bytes."""
+
+    kind: Literal["ratio", "seconds", "speedup", "memory"]
+    value: float
+
+    def met(self, row: Row) -> bool:
+        """Compare a measured row with the promise."""
+        if self.kind == "seconds":
+            return row.seconds < self.value
+        if self.kind == "memory":
+            return row.peak_mem_bytes is not None and row.peak_mem_bytes <= self.value
+        return row.ratio is not None and row.ratio >= self.value
+
+    def __str__(self) -> str:
+        if self.kind == "seconds":
+            return f"< {self.value * 1e6:.3g} µs"
+        return f"<= {self.value / 2**20:.1f} MiB" if self.kind == "memory" else f">= {self.value:g}x"
+
+
+@dataclass
+class Work:
+    """A case made concrete: calls that take no argument and return what they computed."""
+
+    ours: Call
+    peers: dict[str, Call]
+    compare: Callable[[Any, Any], None]  # raises AssertionError unless ours and a peer agree
+    flops: float = 0.0  # a multiply-add counts as two
+    moved_bytes: float = 0.0  # every input read once, every output written once; also the promise about memory
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the benchmark; `build(quick)` makes the arrays, small ones when quick."""
+
+    family: str
+    op: str
+    case: str
+    dtype: str
+    build: Callable[[bool], Work]
+    floors: tuple[Floor, ...] = ()
+    parallel: bool = True  # False: measured with one thread only
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What names the case inside its family."""
+        return (self.op, self.case, self.dtype)
+
+
+@dataclass
+class Row:
+    """One measured comparison, as it is written to JSON; ratio = peer_seconds / seconds."""
+
+    family: str
+    op: str
+    case: str
+    dtype: str
+    backend: str
+    threads: int
+    seconds: float
+    spread: float
+    peer: str | None
+    peer_seconds: float | None
+    ratio: float | None
+    peak_share: float | None
+    peak_mem_bytes: int | None
+
+
+@dataclass
+class Result:
+    """A row and the promises that apply to it."""
+
+    row: Row
+    floors: tuple[Floor, ...] = ()
+
+
+@dataclass
+class _Contender:
+    call: Call
+    threads: int
+    calls: int = 1
+    samples: list[float] = field(default_factory=list)
+
+    def group(self) -> float:
+        tokernel.set_num_threads(self.threads)
+        self.call()  # untimed: fills the caches and lets the last contender's threads fall asleep
+        start = time.perf_counter()
+        for _ in range(self.calls):
+            self.call()
+        return (time.perf_counter() - start) / self.calls
+
+    def calibrate(self) -> None:
+        once = min(self.group() for _ in range(2))
+        self.calls = max(1, min(100_000, round(GROUP_SECONDS / max(once, 1e-9))))
+
+    @property
+    def seconds(self) -> float:
+        return statistics.median(self.samples)
+
+    @property
+    def spread(self) -> float:
+        low, _, high = statistics.quantiles(self.samples, n=4)
+        return (high - low) / self.seconds
+
+
+def interleave(contenders: Sequence[_Contender], budget: float, fewest: int = FEWEST_GROUPS) -> None:
+    """Time the contenders in turns for about `budget` seconds; every other turn goes backwards."""
+    for contender in contenders:
+        contender.calibrate()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        deadline = time.perf_counter() + budget
+        rounds = 0
+        while rounds < fewest or time.perf_counter() < deadline:
+            for contender in contenders if rounds % 2 == 0 else reversed(contenders):
+                contender.samples.append(contender.group())
+            rounds += 1
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def run_case(case: Case, *, threads: int, peers: bool, quick: bool, budget: float, memory: bool) -> Iterator[Result]:
+    """Check that ours and the peers agree, time them, and yield one result per comparison."""
+    work = case.build(quick)
+    machine.set_framework_threads(threads)
+    tokernel.set_num_threads(threads)
+    answer = work.ours()
+    backend = tokernel.last_backend()
+    for peer in work.peers.values():
+        work.compare(answer, peer())
+    del answer
+    ours = _Contender(work.ours, threads)
+    others = {name: _Contender(call, threads) for name, call in work.peers.items()} if peers else {}
+    if threads > 1:
+        others[ONE_THREAD] = _Contender(work.ours, 1)
+    interleave([ours, *others.values()], budget, 3 if quick else FEWEST_GROUPS)
+    share = machine.peak_share(work.flops, work.moved_bytes, ours.seconds, threads)
+    extra = peak_extra_bytes(case.family, case.key, quick=quick, threads=threads) if memory else None
+
+    def row(peer: str | None, seconds: float | None) -> Row:
+        ratio = None if seconds is None else seconds / ours.seconds
+        return Row(
+            case.family, case.op, case.case, case.dtype, backend, threads, ours.seconds, ours.spread,
+            peer, seconds, ratio, share, extra,
+        )  # fmt: skip
+
+    promised = list(case.floors)
+    if extra is not None and work.moved_bytes:
+        promised.append(Floor("memory", work.moved_bytes + MEMORY_SLACK))
+    if not others:
+        yield Result(row(None, None), _of_kind(promised, "seconds", "memory"))
+    for i, (name, other) in enumerate(others.items()):
+        kinds = ["speedup"] if name == ONE_THREAD else ["ratio"]
+        yield Result(row(name, other.seconds), _of_kind(promised, *kinds, *(() if i else ("seconds", "memory"))))
+
+
+def _of_kind(floors: list[Floor], *kinds: str) -> tuple[Floor, ...]:
+    return tuple(f for f in floors if f.kind in kinds)
