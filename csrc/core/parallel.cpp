@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A small thread pool: dynamic chunks, a short spin before sleeping, safe after fork.
+// A small thread pool: dynamic chunks, a short spin before sleeping, safe to fork at any moment.
 #include "core/parallel.h"
 
 #include <pthread.h>
@@ -8,11 +8,10 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <cstdlib>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
-#include <vector>
 
 namespace tk {
 namespace {
@@ -25,17 +24,12 @@ thread_local bool inside_loop = false;
 int affinity_threads() {
   cpu_set_t set;
   CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));  // more processors than cpu_set_t holds
 }
 
-int environment_threads() {
-  const char* text = std::getenv("TOKERNEL_NUM_THREADS");
-  const int n = text ? std::atoi(text) : 0;
-  return std::max(0, n);
-}
-
-std::atomic<int> user_limit{environment_threads()};
+std::atomic<int> affinity{0};  // 0: not asked yet
+std::atomic<int> user_limit{0};
 std::atomic<int> framework_limit{0};
 
 inline void relax() {
@@ -76,86 +70,99 @@ struct Loop {
 class Pool {
  public:
   // One loop at a time: a second caller runs its loop alone instead of waiting.
-  bool run(Loop& loop, int threads) {
+  bool run(Loop& loop, int helpers) {
     const std::unique_lock busy(busy_, std::try_to_lock);
     if (!busy) return false;
-    grow(threads - 1);
-    const int helpers = std::min<int>(threads - 1, static_cast<int>(workers_.size()));
+    grow(helpers);
+    open(loop, helpers);
+    loop.work();
+    close();
+    return true;
+  }
+
+ private:
+  void grow(int count) {
+    for (; workers_ < count; ++workers_) {
+      try {
+        // A worker must not see the generations of loops that ended before it was born.
+        std::thread([this, seen = generation_.load()] { serve(seen); }).detach();
+      } catch (const std::system_error&) {
+        return;  // the process may have no more threads: the loop runs on those it has
+      }
+    }
+  }
+
+  void open(Loop& loop, int seats) {
     {
       const std::lock_guard lock(mutex_);
       loop_ = &loop;
-      wanted_ = helpers;
-      running_.store(helpers, std::memory_order_relaxed);
+      seats_ = seats;
       generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    loop.work();
-    for (int spins = 0; running_.load(std::memory_order_acquire) != 0; ++spins) {
+  }
+
+  // A worker that has not come by now is not waited for: on a busy machine it may take milliseconds to wake.
+  void close() {
+    {
+      const std::lock_guard lock(mutex_);
+      seats_ = 0;
+    }
+    for (int spins = 0; seated_.load(std::memory_order_acquire) != 0; ++spins) {
       if (spins < kSpins) {
         relax();
       } else {
         std::this_thread::yield();
       }
     }
-    return true;
   }
 
- private:
-  void grow(int count) {
-    while (static_cast<int>(workers_.size()) < count) {
-      const int id = static_cast<int>(workers_.size());
-      // A worker must not see the generations of loops that ended before it was born.
-      workers_.emplace_back([this, id, seen = generation_.load()] { serve(id, seen); });
-      workers_.back().detach();
-    }
-  }
-
-  struct Assignment {
-    uint64_t generation;
-    Loop* loop;  // null when this worker is not wanted
-  };
-
-  // Generation, loop and head count are read under one lock: a worker that lags behind must not mix two loops.
-  Assignment wait_for_loop(int id, uint64_t seen) {
-    for (int spins = 0; spins < kSpins; ++spins) {
-      if (generation_.load(std::memory_order_acquire) != seen) break;
-      relax();
-    }
+  // The loop to work on, or null when its seats are taken or it is over. Everything about a loop is read under one
+  // lock: a worker that lags behind must not mix two loops.
+  Loop* take_seat(uint64_t& seen) {
+    for (int spins = 0; spins < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spins) relax();
     std::unique_lock lock(mutex_);
     wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
-    return {generation_.load(std::memory_order_relaxed), id < wanted_ ? loop_ : nullptr};
+    seen = generation_.load(std::memory_order_relaxed);
+    if (seats_ == 0) return nullptr;
+    --seats_;
+    seated_.fetch_add(1, std::memory_order_relaxed);
+    return loop_;
   }
 
-  void serve(int id, uint64_t seen) {
+  void serve(uint64_t seen) {
     for (;;) {
-      const Assignment assignment = wait_for_loop(id, seen);
-      seen = assignment.generation;
-      if (!assignment.loop) continue;
-      assignment.loop->work();
-      running_.fetch_sub(1, std::memory_order_release);
+      Loop* loop = take_seat(seen);
+      if (!loop) continue;
+      loop->work();
+      seated_.fetch_sub(1, std::memory_order_release);
     }
   }
 
-  std::mutex busy_;
+  std::mutex busy_;  // also guards workers_
+  int workers_ = 0;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::vector<std::thread> workers_;
   std::atomic<uint64_t> generation_{0};
-  std::atomic<int> running_{0};
-  int wanted_ = 0;
+  std::atomic<int> seated_{0};
+  int seats_ = 0;
   Loop* loop_ = nullptr;
 };
 
 // Never destroyed: detached workers may outlive static destruction. A forked child starts a fresh pool, because
-// threads do not survive fork; the parent's object is abandoned there on purpose.
+// threads do not survive fork; the parent's object, whatever locks it holds, is abandoned there on purpose.
 std::atomic<Pool*> pool{nullptr};
 
+void forget_parent() {
+  pool.store(nullptr);
+  affinity.store(0);
+  inside_loop = false;
+}
+
+// Registered while the extension loads: doing it at the first loop could race with a fork in another thread.
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, &forget_parent);
+
 Pool& the_pool() {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] {
-    pool.store(nullptr);
-    inside_loop = false;
-  });
-  static_cast<void>(registered);
   Pool* current = pool.load(std::memory_order_acquire);
   if (current) return *current;
   Pool* fresh = new Pool;
@@ -171,8 +178,8 @@ void run_inline(int64_t chunks, void (*fn)(void*, int64_t), void* context) {
 }  // namespace
 
 int num_threads() {
-  static const int cores = affinity_threads();
-  int n = cores;
+  int n = affinity.load(std::memory_order_relaxed);
+  if (n == 0) affinity.store(n = affinity_threads(), std::memory_order_relaxed);
   if (const int limit = user_limit.load(std::memory_order_relaxed)) n = std::min(n, limit);
   if (const int limit = framework_limit.load(std::memory_order_relaxed)) n = std::min(n, limit);
   return n;
@@ -188,7 +195,7 @@ void run_chunks(int64_t chunks, void (*fn)(void* context, int64_t chunk), void* 
   loop.chunks = chunks;
   loop.fn = fn;
   loop.context = context;
-  if (!the_pool().run(loop, threads)) return run_inline(chunks, fn, context);
+  if (!the_pool().run(loop, threads - 1)) return run_inline(chunks, fn, context);
   if (loop.error) std::rethrow_exception(loop.error);
 }
 

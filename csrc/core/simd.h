@@ -60,9 +60,16 @@ TK_INLINE void store(bf16_t* p, vf x) {
   *reinterpret_cast<vh_unaligned*>(p) = __builtin_convertvector(bits, vh);
 }
 
+#if defined(__F16C__)
+constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT;
+#endif
+#if defined(__AVX512F__)
+constexpr __mmask16 kAllLanes = 0xffff;  // GCC 12 warns inside its own header about the forms without a mask
+#endif
+
 TK_INLINE vf load(const f16_t* p) {
 #if defined(__AVX512F__)
-  return (vf)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return (vf)_mm512_maskz_cvtph_ps(kAllLanes, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #elif defined(__F16C__)
   return (vf)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
@@ -74,10 +81,9 @@ TK_INLINE vf load(const f16_t* p) {
 
 TK_INLINE void store(f16_t* p, vf x) {
 #if defined(__AVX512F__)
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                      _mm512_maskz_cvtps_ph(0xffff, (__m512)x, _MM_FROUND_TO_NEAREST_INT));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(kAllLanes, (__m512)x, kNearest));
 #elif defined(__F16C__)
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)x, kNearest));
 #else
   for (int i = 0; i < W; ++i) p[i] = from_float<f16_t>(x[i]);
 #endif

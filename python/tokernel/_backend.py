@@ -12,6 +12,7 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import operator
 import os
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from types import ModuleType
 from tokernel import _C
 
 _DEVICE_BACKENDS = ("cuda", "simt")
+_MOST_THREADS = 2**31 - 1  # more is no limit at all, whatever the processor
 
 
 class _Forced(threading.local):
@@ -144,14 +146,31 @@ def set_num_threads(n: int) -> None:
     Args:
         n: at least 1, or 0 for no limit but the CPU affinity.
 
+    Raises:
+        TypeError: n is not an integer.
+        ValueError: n is negative.
+
     >>> set_num_threads(0)
     """
-    if n < 0:
-        raise ValueError(f"set_num_threads: n must be at least 0, got {n}")
-    _C.set_num_threads(n)
+    try:
+        count = operator.index(n)
+    except TypeError:
+        raise TypeError(f"set_num_threads: n must be an integer, got {type(n).__name__}") from None
+    if count < 0:
+        raise ValueError(f"set_num_threads: n must be at least 0, got {count}")
+    _C.set_num_threads(min(count, _MOST_THREADS))
 
 
-def _apply_environment() -> None:
+def _apply_thread_environment() -> None:
+    text = os.environ.get("TOKERNEL_NUM_THREADS", "").strip()
+    if not text:
+        return
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"TOKERNEL_NUM_THREADS: must be a whole number (0: no limit), got {text!r}")
+    set_num_threads(int(text))
+
+
+def _apply_backend_environment() -> None:
     name = os.environ.get("TOKERNEL_BACKEND")
     if not name:
         return
@@ -162,4 +181,5 @@ def _apply_environment() -> None:
         _C.force_process_level(name)
 
 
-_apply_environment()
+_apply_thread_environment()
+_apply_backend_environment()
