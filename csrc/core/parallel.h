@@ -9,7 +9,8 @@ namespace tk {
 // further chunk starts, and one of those thrown is rethrown here.
 void run_chunks(int64_t chunks, void (*fn)(void* context, int64_t chunk), void* context);
 
-// Threads a parallel loop may use: min(affinity, TOKERNEL_NUM_THREADS or set_num_threads, the limit set by the caller's framework).
+// Threads a parallel loop may use: min(affinity, TOKERNEL_NUM_THREADS or set_num_threads, the limit set by the caller's
+// framework).
 int num_threads();
 void set_num_threads(int n);        // 0 lifts the limit
 void set_framework_threads(int n);  // torch.get_num_threads(), refreshed by the binding; 0 = no limit

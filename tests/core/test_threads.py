@@ -42,13 +42,34 @@ def test_limit_is_reported_and_bounded():
     assert tokernel.get_num_threads() == len(os.sched_getaffinity(0))
     with pytest.raises(ValueError, match="set_num_threads: n must be at least 0, got -1"):
         tokernel.set_num_threads(-1)
+    with pytest.raises(TypeError, match="set_num_threads: n must be an integer, got float"):
+        tokernel.set_num_threads(1.5)
+    tokernel.set_num_threads(2**80)
+    assert tokernel.get_num_threads() == len(os.sched_getaffinity(0))
 
 
-def test_environment_limits_threads():
-    env = {**os.environ, "TOKERNEL_NUM_THREADS": "1"}
+def threads_with(value: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "TOKERNEL_NUM_THREADS": value}
     code = "import tokernel; print(tokernel.get_num_threads())"
-    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "1"
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("value", ["1", " 1 ", "01"])
+def test_environment_limits_threads(value):
+    assert threads_with(value).stdout.strip() == "1"
+
+
+@pytest.mark.parametrize("value", ["", "0", "100000000000"])
+def test_environment_without_limit(value):
+    assert threads_with(value).stdout.strip() == str(len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize("value", ["abc", "-3", "1.5", "2x", "٣"])
+def test_environment_that_is_no_number_is_an_error(value):
+    """A typing error must not silently mean all processors."""
+    result = threads_with(value)
+    assert result.returncode != 0
+    assert "ValueError: TOKERNEL_NUM_THREADS: must be a whole number (0: no limit), got" in result.stderr
 
 
 def test_torch_threads_limit_ours():
