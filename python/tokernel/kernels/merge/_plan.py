@@ -31,8 +31,10 @@ class HostOps:
         """Bring a NumPy array to the framework and device of another array."""
         if not isinstance(values, np.ndarray) or isinstance(like, np.ndarray):
             return values
-        if hasattr(like, "new_tensor"):  # torch
-            return like.new_tensor(values, dtype=None)
+        if hasattr(like, "new_tensor"):
+            import torch
+
+            return torch.as_tensor(values, device=like.device)
         if type(like).__module__.partition(".")[0] == "cupy":
             import cupy
 
@@ -42,10 +44,10 @@ class HostOps:
     @staticmethod
     def fetch(values: Array) -> np.ndarray[Any, Any]:
         """Bring a small array to the host; waits for a device."""
-        if hasattr(values, "detach"):  # torch
-            values = values.detach().cpu()
-        if hasattr(values, "get"):  # cupy
-            values = values.get()
+        if hasattr(values, "detach"):
+            values = values.detach().cpu()  # torch
+        if hasattr(values, "get"):
+            values = values.get()  # cupy
         return np.asarray(values)
 
     @classmethod

@@ -26,7 +26,8 @@ def check_metric(op: str, metric: Array) -> tuple[int, int]:
 def bipartite(plan: type[Plan], metric: Array, r: int, class_token: bool, distill_token: bool) -> Plan:
     batch, tokens = check_metric("bipartite_match", metric)
     r = min(r, (tokens - class_token - distill_token) // 2)
-    if r <= 0:
+    columns = tokens // 2
+    if r <= 0 or columns <= distill_token:
         return plan.identity(metric, batch, tokens)
     first = 3 if distill_token else 1  # the distillation token takes no partner
     score, index = plan.ops.cosine_match(metric[:, ::2], metric[:, first::2])
@@ -36,7 +37,7 @@ def bipartite(plan: type[Plan], metric: Array, r: int, class_token: bool, distil
         score,
         index,
         r,
-        tokens // 2,
+        columns,
         class_token=class_token,
         distill_token=distill_token,
         sort_unmerged=class_token,

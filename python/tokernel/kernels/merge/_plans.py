@@ -20,7 +20,8 @@ def bipartite_match(metric: Array, r: int, class_token: bool = False, distill_to
 
     Args:
         metric: (B, N, D) float32, float16 or bfloat16, e.g. attention keys averaged over heads.
-        r: tokens to remove, at most (N - protected) // 2; 0 or less gives the identity.
+        r: tokens to remove, at most (N - protected) // 2, none where no token may take a partner; 0 or less gives the
+            identity.
         class_token: token 0 merges with nobody.
         distill_token: token 1 takes no partner.
 
