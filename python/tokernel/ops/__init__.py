@@ -8,7 +8,7 @@ autocast and ``inference_mode``, and takes a short path of about a microsecond w
 from tokernel.ops._merge_match import cosine_match, select_edges
 from tokernel.ops._merge_plan import MergePlan, bipartite_match, kth_match, match_2d, random_match, threshold_match
 from tokernel.ops._merge_rows import gather_rows, scatter_add_rows, scatter_rows
-from tokernel.ops._merge_segments import segment_broadcast, segment_reduce
+from tokernel.ops._merge_segments import segment_broadcast, segment_reduce, segment_softmax
 
 __all__ = [
     "MergePlan",
@@ -22,6 +22,7 @@ __all__ = [
     "scatter_rows",
     "segment_broadcast",
     "segment_reduce",
+    "segment_softmax",
     "select_edges",
     "threshold_match",
 ]

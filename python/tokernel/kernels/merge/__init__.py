@@ -11,7 +11,13 @@ from tokernel.kernels.merge._rows import (
     scatter_rows,
     scatter_rows_backward,
 )
-from tokernel.kernels.merge._segments import segment_broadcast, segment_reduce
+from tokernel.kernels.merge._segments import (
+    segment_broadcast,
+    segment_reduce,
+    segment_reduce_backward,
+    segment_softmax,
+    segment_softmax_backward,
+)
 
 __all__ = [
     "MergePlan",
@@ -27,6 +33,9 @@ __all__ = [
     "scatter_rows_backward",
     "segment_broadcast",
     "segment_reduce",
+    "segment_reduce_backward",
+    "segment_softmax",
+    "segment_softmax_backward",
     "select_edges",
     "threshold_match",
 ]

@@ -5,7 +5,13 @@ from __future__ import annotations
 
 from tokernel.kernels._arrays import Array, extension_of
 
-__all__ = ["segment_broadcast", "segment_reduce"]
+__all__ = [
+    "segment_broadcast",
+    "segment_reduce",
+    "segment_reduce_backward",
+    "segment_softmax",
+    "segment_softmax_backward",
+]
 
 
 def segment_reduce(
@@ -90,3 +96,97 @@ def segment_broadcast(
            [1.]], dtype=float32)
     """
     return extension_of("segment_broadcast", "y", y).segment_broadcast(y, offsets, ids, tokens, out)
+
+
+def segment_reduce_backward(
+    grad: Array,
+    x: Array | None = None,
+    *,
+    offsets: Array | None = None,
+    ids: Array | None = None,
+    tokens: int | None = None,
+    mode: str = "mean",
+    weight: Array | None = None,
+    grad_mass: Array | None = None,
+    weight_grad: bool = False,
+) -> Array:
+    """Give the gradients of :func:`segment_reduce` for the gradient of its output.
+
+    With s the segment of token n, ``grad_x[n] = w[n] * grad[s]`` and ``grad_weight[n] = x[n] . grad[s]`` for "sum";
+    both are divided by the mass of s for "mean", where x[n] is first centred on the output. For "amax" a channel's
+    gradient goes to the first token that holds its maximum (the first NaN, if there is one).
+
+    Args:
+        grad: (B, S, C) or (S, C) float32, float16 or bfloat16.
+        x: (B, N, C) or (N, C) of the dtype of grad; needed for "amax" and for weight_grad.
+        offsets: as for :func:`segment_reduce`.
+        ids: as for :func:`segment_reduce`.
+        tokens: N; only with offsets, and needed where they are on a device.
+        mode: "mean", "sum" or "amax".
+        weight: (B, N) or (N) float32, 1 everywhere when None; not with "amax".
+        grad_mass: (B, S) or (S) float32 gradient of the mass, which every weight of the segment takes over.
+        weight_grad: also return the gradient of the weights.
+
+    Returns:
+        (B, N, C) or (N, C) of the dtype of grad, and with weight_grad a (B, N) or (N) float32 array.
+
+    Raises:
+        ValueError: a rank or extent does not fit; offsets or ids are out of range; x is missing.
+        TypeError: not an array, or a dtype that is not listed.
+
+    >>> import numpy as np
+    >>> segment_reduce_backward(np.array([[6.0]], dtype=np.float32), ids=np.array([0, -1, 0]))
+    array([[3.],
+           [0.],
+           [3.]], dtype=float32)
+    """
+    extension = extension_of("segment_reduce_backward", "grad", grad)
+    return extension.segment_reduce_backward(grad, x, offsets, ids, tokens, mode, weight, grad_mass, weight_grad)
+
+
+def segment_softmax(scores: Array, *, offsets: Array, out: Array | None = None) -> Array:
+    """Take the softmax of every segment of a row of scores, in float32.
+
+    A score of -inf gives 0 and a segment of nothing else gives zeros; NaN or +inf makes its segment NaN.
+
+    Args:
+        scores: (B, N) or (N) float32, float16 or bfloat16.
+        offsets: (B, S + 1) or (S + 1) int64 or int32; segment s holds the tokens [offsets[s], offsets[s + 1]).
+        out: array like scores to fill instead of a new one.
+
+    Returns:
+        (B, N) or (N) of the dtype of scores.
+
+    Raises:
+        ValueError: a rank or extent does not fit, or offsets are out of range.
+        TypeError: not an array, or a dtype that is not listed.
+
+    >>> import numpy as np
+    >>> segment_softmax(np.array([0.0, 0.0, 7.0], dtype=np.float32), offsets=np.array([0, 2, 3]))
+    array([0.5, 0.5, 1. ], dtype=float32)
+    """
+    return extension_of("segment_softmax", "scores", scores).segment_softmax(scores, offsets, out)
+
+
+def segment_softmax_backward(grad: Array, p: Array, *, offsets: Array, out: Array | None = None) -> Array:
+    """Give the gradient of the scores of :func:`segment_softmax`: ``p * (grad - sum(p * grad))`` in every segment.
+
+    Args:
+        grad: (B, N) or (N) float32, float16 or bfloat16, the gradient of the output.
+        p: the output of the forward pass, like grad.
+        offsets: as for :func:`segment_softmax`.
+        out: array like grad to fill instead of a new one.
+
+    Returns:
+        (B, N) or (N) of the dtype of grad.
+
+    Raises:
+        ValueError: a rank or extent does not fit, or offsets are out of range.
+        TypeError: not an array, or a dtype that is not listed.
+
+    >>> import numpy as np
+    >>> p = np.array([0.5, 0.5], dtype=np.float32)
+    >>> segment_softmax_backward(np.array([1.0, 0.0], dtype=np.float32), p, offsets=np.array([0, 2]))
+    array([ 0.25, -0.25], dtype=float32)
+    """
+    return extension_of("segment_softmax_backward", "grad", grad).segment_softmax_backward(grad, p, offsets, out)
