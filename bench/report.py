@@ -90,16 +90,14 @@ def write_json(path: Path, machine: dict[str, Any], results: list[Result]) -> No
 
 def write_plot(path: Path, machine: dict[str, Any], results: list[Result]) -> None:
     """Draw the ratio of every comparison as a bar, on a logarithmic axis, with its floor as a tick."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     shown = [r for r in results if r.row.ratio is not None]
     if not shown:
         raise ValueError("nothing to plot: no comparison was measured (add --peers)")
     shown.reverse()
-    figure, axes = pyplot.subplots(figsize=(10, 1.4 + 0.24 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(10, 1.4 + 0.24 * len(shown)), layout="constrained")
+    axes = figure.subplots()
     colours = {"float32": "#2a6f97", "bfloat16": "#89c2d9"}
     for y, result in enumerate(shown):
         row = result.row
@@ -124,4 +122,3 @@ def write_plot(path: Path, machine: dict[str, Any], results: list[Result]) -> No
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=140)
-    pyplot.close(figure)
