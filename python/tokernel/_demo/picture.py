@@ -36,7 +36,7 @@ class Merged:
     psnr: float
     seconds: float
     plain_seconds: float
-    agreement: float  # share of the tokens that the NumPy formula sends to the same place
+    plain_psnr: float  # near ties may fall otherwise there, the quality must not
     regions: Floats  # colour of each patch's token: (rows, columns, 3)
     labels: Ints  # token of each patch: (rows, columns)
     restored: Floats  # the unmerged picture: (height, width, 3)
@@ -99,7 +99,7 @@ def merge_picture(pixels: Floats, rate: float) -> Merged:
     tokens = to_tokens(pixels)
     kept = max(1, round(len(tokens) * (1 - rate)))
     seconds, (unmerged, place) = fastest(lambda: merge_ours(tokens, kept))
-    plain_seconds, (_, plain_place) = fastest(lambda: merge_plain(tokens, kept))
+    plain_seconds, (plain_unmerged, _) = fastest(lambda: merge_plain(tokens, kept))
     restored = to_pixels(unmerged, rows, columns)
     return Merged(
         rate=rate,
@@ -108,7 +108,7 @@ def merge_picture(pixels: Floats, rate: float) -> Merged:
         psnr=psnr(pixels, restored),
         seconds=seconds,
         plain_seconds=plain_seconds,
-        agreement=float(np.mean(place == plain_place)),
+        plain_psnr=psnr(pixels, to_pixels(plain_unmerged, rows, columns)),
         regions=restored.reshape(rows, PATCH, columns, PATCH, 3).mean(axis=(1, 3)),
         labels=place.reshape(rows, columns),
         restored=restored,
