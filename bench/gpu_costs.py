@@ -24,6 +24,26 @@ class Cost:
     threads: int | None = None  # of a block, where the launch takes fewer than __launch_bounds__ allows
 
 
+# The row kernels: 512 of 1024 rows of 512 bf16 channels, for 64 samples.
+_BATCH, _TOKENS, _PICKS, _WIDTH = 64, 1024, 512, 512
+_ROWS = "B=64 N=1024 M=512 C=512 bf16"
+_PICKED = _BATCH * _PICKS * _WIDTH * BF16  # bytes of the picked rows
+_INDEX = _BATCH * _PICKS * I64
+_WINNERS = _BATCH * _TOKENS * I64
+_ADDED = _BATCH * _PICKS * _WIDTH  # elements
+
 COSTS: dict[str, Cost] = {
-    "gather_rows_kernel": Cost("B=64 N=1024 M=512 C=512 bf16", moved_bytes=64 * 512 * (2 * 512 * BF16 + I64)),
+    "gather_rows_kernel": Cost(_ROWS, moved_bytes=2 * _PICKED + _INDEX),
+    "clear_winners_kernel": Cost(_ROWS, moved_bytes=_WINNERS),
+    "bid_kernel": Cost(_ROWS, moved_bytes=_INDEX + 2 * _BATCH * _PICKS * I64),
+    "scatter_rows_kernel": Cost(_ROWS, moved_bytes=_PICKED + _WINNERS + 2 * _PICKED),
+    "gather_winners_kernel": Cost(_ROWS, moved_bytes=2 * _PICKED + 2 * _INDEX),
+    "scatter_add_rows_kernel": Cost(
+        "B=64 M=512 into N=256, C=512 bf16", moved_bytes=1.5 * _PICKED + _INDEX, flops=2.0 * _ADDED
+    ),
+    "scatter_add_rows_backward_kernel": Cost(
+        "B=64 M=512 from N=256, C=512 bf16",
+        moved_bytes=2.5 * _PICKED + _INDEX + 2 * _BATCH * _PICKS * F32,
+        flops=3.0 * _ADDED,
+    ),
 }

@@ -159,17 +159,6 @@ def _segment_reduce_backward(dtype: torch.dtype, quick: bool) -> Work:
     return Work(ours, {"torch scatter_reduce": peer}, _agree, moved_bytes=2 * _bytes(x) + 2 * _bytes(grad))
 
 
-def _segment_softmax(dtype: torch.dtype, quick: bool) -> Work:
-    _, offsets, ids, segments = _segments(torch.float32, quick)
-    scores = _randn(*ids.shape, dtype=dtype)
-    return Work(
-        lambda: ops.segment_softmax(scores, offsets=offsets),
-        {"torch scatters": lambda: plain.segment_softmax(scores, ids, segments)},
-        _agree,
-        moved_bytes=2 * _bytes(scores) + _bytes(offsets),
-    )
-
-
 def _segment_broadcast(dtype: torch.dtype, quick: bool) -> Work:
     x, offsets, ids, segments = _segments(dtype, quick, 16)
     y = x[:, :segments].contiguous()
@@ -227,43 +216,6 @@ def _scatter_add(dtype: torch.dtype, quick: bool) -> Work:
     )
 
 
-def _soft(dtype: torch.dtype, quick: bool, over: str, backward: bool) -> Work:
-    batch, tokens, targets, width = (2, 33, 16, 32) if quick else (64, 196, 98, 384)
-    x = _randn(batch, tokens, width, dtype=dtype).requires_grad_(backward)
-    logits = _randn(batch, targets, tokens, dtype=dtype, seed=5).requires_grad_(backward)
-    grad = _randn(batch, targets, width, dtype=dtype, seed=6)
-
-    def aggregate() -> Tensor:
-        answer = ops.soft_aggregate(x, logits, over=over)
-        return answer if over == "tokens" else answer[0]
-
-    def with_gradients(forward: Callable[[], Tensor]) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(forward(), (x, logits), grad)
-
-    def by_torch() -> Tensor:
-        return plain.soft_aggregate(x, logits, over)
-
-    products = 3 if backward else 1
-    return Work(
-        partial(with_gradients, aggregate) if backward else aggregate,
-        {"torch softmax + matmul": partial(with_gradients, by_torch) if backward else by_torch},
-        _agree,
-        flops=2.0 * products * batch * tokens * targets * width,
-        moved_bytes=(2 if backward else 1) * _bytes(x, logits, grad),
-    )
-
-
-def _compact(dtype: torch.dtype, quick: bool) -> Work:
-    batch, tokens = (4, 100) if quick else (64, 4096)
-    mask = torch.rand(batch, tokens, generator=torch.Generator().manual_seed(7)) < 0.5
-    return Work(
-        lambda: ops.compact_rows(mask),
-        {"torch nonzero + cumsum": lambda: plain.compact_rows(mask)},
-        _agree,
-        moved_bytes=_bytes(mask) + 8.0 * float(mask.sum()) + 8.0 * (batch + 1),
-    )
-
-
 def _each_dtype(op: str, case: str, build: Callable[[torch.dtype, bool], Work], *floors: Floor) -> list[Case]:
     """One case for fp32, which carries the promises, and one for bf16."""
     return [
@@ -278,7 +230,7 @@ def cases() -> list[Case]:
     Answers stay under 32 MiB where the case is ours to choose: above that the C library maps new pages for each call,
     and every contender measures the page faults.
     """
-    segments, fewer, soft = "64x1024x512, 128 segments", "16x1024x512, 128 segments", "64x196x384, 98 targets"
+    segments, fewer = "64x1024x512, 128 segments", "16x1024x512, 128 segments"
     found = _each_dtype("cosine_match", "2x4096x320", _matching, Floor("ratio", 1.5), TWO_THREADS)
     found += _each_dtype("match_2d", "2x4096x320, half", _matching_2d, TWO_THREADS)
     found += _each_dtype("tome_step", "64x197x768, r=16", _tome_step, Floor("ratio", 3.0), TWO_THREADS)
@@ -289,14 +241,8 @@ def cases() -> list[Case]:
             build = partial(_segment_reduce, mode=mode, labelled=labelled)
             found += _each_dtype(f"segment_reduce {mode}", f"{segments}, {name}", build, *floors)
     found += _each_dtype("segment_reduce mean", f"{fewer}, fwd+bwd", _segment_reduce_backward, TWO_THREADS)
-    found += _each_dtype("segment_softmax", "64x1024, 128 segments", _segment_softmax)
     found += _each_dtype("segment_broadcast", fewer, _segment_broadcast, TWO_THREADS)
     found += _each_dtype("gather_rows", "16x1024x512, half", _gather, TWO_THREADS)
     found += _each_dtype("scatter_rows", "16x512x512 into 1024", _scatter, TWO_THREADS)
     found += _each_dtype("scatter_add_rows", "16x512x512 into 256", _scatter_add, TWO_THREADS)
-    for over in ("tokens", "targets"):
-        for backward, name in ((False, over), (True, f"{over}, fwd+bwd")):
-            build = partial(_soft, over=over, backward=backward)
-            found += _each_dtype("soft_aggregate", f"{soft}, {name}", build, TWO_THREADS)
-    found.append(Case("merge", "compact_rows", "64x4096, half", "bool", partial(_compact, torch.bool)))
     return found
