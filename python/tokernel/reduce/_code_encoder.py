@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tokernel import ops
-from tokernel.integrations import Patch
+from tokernel.integrations import Patch, unpatch
+from tokernel.integrations._patch import is_patched
 from tokernel.reduce._code_segments import Segments
 
 __all__ = ["EncoderPatch", "patch_encoder"]
@@ -33,6 +34,7 @@ class EncoderPatch(Patch):
     ) -> None:
         super().__init__(model)
         self.encoder: Any = encoder
+        self.stack: list[Any] = list(_stack(encoder))
         self.layer = layer
         self.merger = merger
         self.positions = positions
@@ -51,7 +53,7 @@ class EncoderPatch(Patch):
 
     def finish(self, h: Tensor, segments: Segments) -> Tensor:
         """Merge after the last layer where that was asked for, then copy back to the subtokens likewise."""
-        if self.layer == self.encoder.config.num_hidden_layers:
+        if self.layer == len(self.stack):
             h = self.merge(h, segments)
         return ops.segment_broadcast(h, ids=segments.ids) if self.restore else h
 
@@ -67,7 +69,7 @@ def _with_segments(
 ) -> Any:
     if segment_ids is None:
         return original(*args, **kwargs)
-    if patch.encoder.training and getattr(patch.model, "is_gradient_checkpointing", False):
+    if any(block.training and getattr(block, "gradient_checkpointing", False) for block in patch.stack):
         # The recomputation in backward would run after the segments of this forward are forgotten.
         raise ValueError("patch_encoder: gradient checkpointing expected off when segment_ids are given; got on")
     outer, patch.segments = patch.segments, Segments(segment_ids)
@@ -99,7 +101,7 @@ def _roberta_layer(
     if index >= patch.layer:
         attention_mask = _attention_mask(patch, segments, attention_mask, hidden_states.dtype)
     output = original(hidden_states, attention_mask, *args, **kwargs)
-    if index == len(patch.encoder.layer) - 1:
+    if index == len(patch.stack) - 1:
         output = patch.finish(output, segments)
     return output
 
@@ -124,14 +126,14 @@ def _t5_block(
     if index >= patch.layer:
         attention_mask = _attention_mask(patch, segments, attention_mask, hidden_states.dtype)
     output = original(hidden_states, attention_mask, position_bias, *args, **kwargs)
-    if index == len(patch.encoder.block) - 1:
+    if index == len(patch.stack) - 1:
         output = (patch.finish(output[0], segments), *output[1:])
     return output
 
 
 def _position_bias(patch: EncoderPatch, segments: Segments) -> Tensor:
     """T5's relative position bias between units, (1 or B, H, U, U)."""
-    attention = patch.encoder.block[0].layer[0].SelfAttention
+    attention = patch.stack[0].layer[0].SelfAttention
     if patch.positions == "unit":
         between_units: Tensor = attention.compute_bias(segments.units, segments.units)
         return between_units
@@ -146,6 +148,11 @@ def _t5_decoder(patch: EncoderPatch, original: Callable[..., Any], *args: Any, *
     if segments is not None and memory is not None and not patch.restore:
         kwargs["encoder_attention_mask"] = segments.real.to(torch.long)
     return original(*args, **kwargs)
+
+
+def _stack(encoder: Any) -> nn.ModuleList:
+    stack: nn.ModuleList = encoder.layer if hasattr(encoder, "layer") else encoder.block
+    return stack
 
 
 def _find_encoder(model: nn.Module) -> nn.Module:
@@ -198,22 +205,25 @@ def patch_encoder(
         restore: copy the units back to the subtokens after the last layer; padding becomes zero.
 
     Returns:
-        The handle; ``unpatch(model)`` takes everything away again.
+        The handle; ``unpatch(model)`` takes everything away again, and so does another patch.
 
     Raises:
         TypeError: not such a model.
-        ValueError: a causal decoder, a layer out of range, an unknown `positions`, or a model already patched. At a
-            call: segment_ids that do not fit or are not consecutive, or gradient checkpointing.
+        ValueError: a causal decoder, a layer out of range, an unknown `positions`, or an encoder patched through another
+            module. At a call: segment_ids that do not fit or are not consecutive, or gradient checkpointing.
     """
     encoder = _find_encoder(model)
-    stack: Any = getattr(encoder, "layer", None) or encoder.block
-    if not 0 <= layer <= len(stack):
-        raise ValueError(f"patch_encoder: layer expected in [0, {len(stack)}]; got {layer}")
+    depth = len(_stack(encoder))
+    if not 0 <= layer <= depth:
+        raise ValueError(f"patch_encoder: layer expected in [0, {depth}]; got {layer}")
     if positions not in ("unit", "first"):
         raise ValueError(f"patch_encoder: positions expected 'unit' or 'first'; got {positions!r}")
+    unpatch(model)
+    if is_patched(encoder):
+        raise ValueError("patch_encoder: model expected an unpatched encoder; got one patched through another module")
     patch = EncoderPatch(model, encoder, layer, merger, positions, restore)
     t5 = hasattr(encoder, "block")
-    for index, block in enumerate(stack):
+    for index, block in enumerate(patch.stack):
         patch.replace(block, "forward", _t5_block if t5 else _roberta_layer, patch, index)
     for module in {id(m): m for m in (model, encoder)}.values():
         patch.replace(module, "forward", _with_segments, patch)
