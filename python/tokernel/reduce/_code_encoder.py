@@ -209,8 +209,8 @@ def patch_encoder(
 
     Raises:
         TypeError: not such a model.
-        ValueError: a causal decoder, a layer out of range, an unknown `positions`, or an encoder patched through another
-            module. At a call: segment_ids that do not fit or are not consecutive, or gradient checkpointing.
+        ValueError: a causal decoder, a layer out of range, an unknown `positions`, or an encoder patched through
+            another module. At a call: segment_ids that do not fit or are not consecutive, or gradient checkpointing.
     """
     encoder = _find_encoder(model)
     depth = len(_stack(encoder))

@@ -87,7 +87,8 @@ class Segments:
     def _any_in_unit(self, allowed: Tensor) -> Tensor:
         """Whether any subtoken of a unit is allowed: (B, T, Q) -> (B, U, Q)."""
         flags = allowed.expand(len(self.ids), -1, -1).float()
-        return ops.segment_reduce(flags, ids=self.ids, segments=self.units, mode="amax") > 0
+        found: Tensor = ops.segment_reduce(flags, ids=self.ids, segments=self.units, mode="amax")
+        return found > 0
 
 
 def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
@@ -102,6 +103,6 @@ def _check_consecutive(ids: Tensor) -> None:
     odd_step = torch.where(run_starts, ids != 0, (steps != 0) & (steps != 1)) & real
     if bool(odd_step.any()) or bool((run_starts.sum(1) > 1).any()) or bool((ids < -1).any()):
         raise ValueError(
-            "patch_encoder: segment_ids expected 0, 1, 2... ascending by at most 1 in each sample, and -1 on padding at "
-            "its ends; got other values"
+            "patch_encoder: segment_ids expected 0, 1, 2... ascending by at most 1 in each sample, -1 on padding at "
+            "its ends; got others"
         )

@@ -145,7 +145,8 @@ def segment_mean(h: Tensor, g: Tensor) -> Tensor:
     tensor([[[1.],
              [3.]]])
     """
-    return ops.segment_reduce(h, ids=g, segments=count_units(g), mode="mean")
+    out: Tensor = ops.segment_reduce(h, ids=g, segments=count_units(g), mode="mean")
+    return out
 
 
 def segment_softmax_pool(h: Tensor, scores: Tensor, g: Tensor) -> Tensor:
@@ -165,7 +166,8 @@ def segment_softmax_pool(h: Tensor, scores: Tensor, g: Tensor) -> Tensor:
     """
     ids = g.expand(h.shape[:2])
     weight = ops.segment_softmax(scores.float(), offsets=segment_offsets(ids))
-    return ops.segment_reduce(h, ids=g, segments=count_units(g), mode="sum", weight=weight)
+    out: Tensor = ops.segment_reduce(h, ids=g, segments=count_units(g), mode="sum", weight=weight)
+    return out
 
 
 def segment_restore(u: Tensor, g: Tensor) -> Tensor:
