@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import pickle
 
 import pytest
 
@@ -335,9 +336,9 @@ def test_unpatch_leaves_nothing_behind(make):
 def test_a_copy_of_a_patched_model_is_patched_on_its_own():
     model = roberta()
     patch_encoder(model, 1, LearnedSegmentMerger(16))
-    twin = copy.deepcopy(model)
+    twins = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
     unpatch(model)
-    assert run(twin, IDS).shape == (3, 6, 16)
+    assert [run(twin, IDS).shape for twin in twins] == [(3, 6, 16)] * 2
     assert run(model).shape == (3, 9, 16)
 
 

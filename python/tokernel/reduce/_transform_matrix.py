@@ -62,6 +62,14 @@ def transform_matrix(
     return SoftTransform(logits, mass, sel_idx)
 
 
+def check_spread(where: str, tau: float, topk: int | None) -> None:
+    """Refuse a temperature or a number of shares that means nothing."""
+    if not tau >= _SMALLEST_TAU:
+        raise ValueError(f"{where}: tau expected at least {_SMALLEST_TAU}; got {tau}")
+    if topk is not None and topk < 1:
+        raise ValueError(f"{where}: topk expected None or at least 1; got {topk}")
+
+
 def _check_transform(
     metric: Tensor, importance: Tensor, M: int, tau: float, mass: Tensor | None, protected: int, topk: int | None
 ) -> None:
@@ -78,10 +86,7 @@ def _check_transform(
         raise fail("protected", f"a number in [0, {tokens}]", protected)
     if not (protected < M <= tokens or tokens == M):
         raise fail("M", f"a number in [{min(protected + 1, tokens)}, {tokens}]", M)
-    if not tau >= _SMALLEST_TAU:
-        raise fail("tau", f"at least {_SMALLEST_TAU}", tau)
-    if topk is not None and topk < 1:
-        raise fail("topk", "None or at least 1", topk)
+    check_spread("transform_matrix", tau, topk)
 
 
 def _most_important(importance: Tensor, M: int, protected: int) -> Tensor:

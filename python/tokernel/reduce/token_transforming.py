@@ -26,7 +26,7 @@ from tokernel.integrations.attention import attention_received, proportional_att
 from tokernel.integrations.vit import VitPatch
 from tokernel.ops import MergePlan
 from tokernel.papers import paper
-from tokernel.reduce._transform_matrix import transform_matrix
+from tokernel.reduce._transform_matrix import check_spread, transform_matrix
 from tokernel.reduce._transforms import GroupTransform, PruneTransform, TokenTransform
 
 __all__ = [
@@ -143,6 +143,7 @@ class TransformPatch(VitPatch):
         self, model: nn.Module, targets: Mapping[int, int], tau: float, prop_attn: bool, topk: int | None
     ) -> None:
         super().__init__(model)
+        check_spread("patch_vit", tau, topk)
         depth = len(self.vit.views)
         bad = [block for block, M in targets.items() if not 0 <= block < depth or self.vit.protected >= M]
         if bad:
