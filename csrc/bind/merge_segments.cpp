@@ -40,7 +40,10 @@ merge::SegmentIndex with_offsets(const Tensor& offsets) {
 }
 
 merge::SegmentIndex with_ids(const Tensor& ids) {
-  return {nullptr, ids.as<int64_t>(), ids.ndim == 2 ? ids.stride(0) : 0};
+  // torch gives an empty tensor no address, but a null pointer would say that the index is by offsets.
+  static constexpr int64_t kNoIds = -1;
+  const int64_t* data = ids.as<int64_t>();
+  return {nullptr, data ? data : &kNoIds, ids.ndim == 2 ? ids.stride(0) : 0};
 }
 
 void check_one_index(const Call& call, py::handle offsets, py::handle ids) {

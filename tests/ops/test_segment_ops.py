@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch", reason="torch is an extra")
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import tokernel
 from tokernel import ops
 from tokernel.kernels import merge as kernels
 
@@ -249,3 +250,16 @@ def test_errors_name_the_argument():
         ops.segment_reduce(randn(2, 5, 7))
     with pytest.raises(ValueError, match=r"segment_reduce: ids must be in \[-1, 2\)"):
         ops.segment_reduce(randn(2, 5, 7), ids=IDS, segments=2)
+
+
+def test_no_tokens_at_all():
+    """torch gives an empty tensor no address."""
+    ids = torch.zeros(2, 0, dtype=torch.int64)
+    for name in ("ref", *(b for b in tokernel.backends()["usable"] if b not in ("ref", "cuda"))):
+        with tokernel.use_backend(name):
+            for mode in MODES:
+                assert torch.equal(
+                    ops.segment_reduce(randn(2, 0, 4), ids=ids, segments=3, mode=mode), torch.zeros(2, 3, 4)
+                )
+            assert ops.segment_broadcast(randn(2, 3, 4), ids=ids).shape == (2, 0, 4)
+            assert torch.equal(ops.segment_broadcast(randn(2, 0, 4), ids=torch.full((2, 3), -1)), torch.zeros(2, 3, 4))
