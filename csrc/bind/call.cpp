@@ -6,36 +6,7 @@
 
 #include "bind/allocator.h"
 
-#if defined(TK_MODULE_SIMT)
-#include "simt/call_scope.h"
-#endif
-#if defined(TK_MODULE_CUDA)
-#include <cuda_runtime_api.h>
-#endif
-
 namespace tk::bind {
-
-#if defined(TK_MODULE_SIMT)
-struct Call::Staging {
-  explicit Staging(const char* op) : scope(op) {}
-  simt::CallScope scope;
-};
-#elif defined(TK_MODULE_CUDA)
-// A launch goes to the device of the arrays; the caller's current device is put back whatever happens.
-struct Call::Staging {
-  explicit Staging(int device) {
-    check(cudaGetDevice(&previous));
-    check(cudaSetDevice(device));
-  }
-  ~Staging() { cudaSetDevice(previous); }
-  static void check(cudaError_t status) {
-    if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
-  }
-  int previous = 0;
-};
-#else
-struct Call::Staging {};
-#endif
 
 namespace {
 
@@ -112,12 +83,6 @@ std::string device_text(const View& view) {
 }
 
 }  // namespace
-
-Call::Call(const char* op) : op_(op) {
-  for (int64_t& d : dims_) d = -1;
-}
-
-Call::~Call() = default;
 
 bool Call::on_host() { return kHostMemory; }
 
@@ -388,94 +353,6 @@ void Call::check_offsets(const char* name, const Tensor& offsets, int64_t total)
     if (!rule && last && values[i] != total) rule = "equal to the number of tokens at its end";
     if (rule) fail_value(name, rule, std::to_string(values[i]) + " at flat position " + std::to_string(i));
   }
-}
-
-// On the host executor kernels see guarded copies, so that one element too many is caught.
-void Call::stage([[maybe_unused]] Slot& slot, [[maybe_unused]] Tensor& tensor) {
-#if defined(TK_MODULE_SIMT)
-  if (!staging_) staging_ = std::make_unique<Staging>(op_);
-  int64_t reach = 1;
-  for (int i = 0; i < tensor.ndim; ++i) reach += (tensor.shape[i] - 1) * tensor.strides[i];
-  const size_t bytes = is_empty(tensor) ? 0 : static_cast<size_t>(reach) * item_size(tensor.dtype);
-  tensor.data = staging_->scope.stage(slot.name, tensor.data, bytes, slot.written);
-#endif
-}
-
-GpuContext Call::prepare([[maybe_unused]] size_t workspace_bytes) {
-  GpuContext context;
-  context.workspace_bytes = workspace_bytes;
-#if defined(TK_MODULE_SIMT)
-  if (!staging_) staging_ = std::make_unique<Staging>(op_);
-  if (workspace_bytes) context.workspace = staging_->scope.workspace(workspace_bytes);
-#elif defined(TK_MODULE_CUDA)
-  const View& view = slots_[0].arg.imported().view;
-  staging_ = std::make_unique<Staging>(view.device_id);
-  context.stream = TensorArg::current_stream(slots_[0].object, view);
-  if (workspace_bytes) {
-    const auto bytes = static_cast<int64_t>(workspace_bytes);
-    workspace_owner_ = new_array(slots_[0].object, view.dtype, DType::u8, &bytes, 1);
-    context.workspace = workspace_.import(op_, "workspace", workspace_owner_).view.data;
-  }
-#endif
-  return context;
-}
-
-// The host executor runs a launcher several times: once per order of threads and timing of copies.
-void Call::launch(const std::function<void()>& launcher) {
-#if defined(TK_MODULE_SIMT)
-  staging_->scope.run(launcher);
-#else
-  launcher();
-#endif
-}
-
-void Call::finish() {
-#if defined(TK_MODULE_SIMT)
-  staging_->scope.finish();
-#endif
-}
-
-void register_errors(py::module_&) {
-  py::register_local_exception_translator([](std::exception_ptr pointer) {
-    try {
-      if (pointer) std::rethrow_exception(pointer);
-    } catch (const ValueError& error) {
-      PyErr_SetString(PyExc_ValueError, error.what());
-    } catch (const TypeError& error) {
-      PyErr_SetString(PyExc_TypeError, error.what());
-    }
-  });
-}
-
-namespace {
-
-py::tuple extents_tuple(const int64_t* extents, int ndim) {
-  py::list list;
-  for (int i = 0; i < ndim; ++i) list.append(extents[i]);
-  return py::tuple(list);
-}
-
-// What the binding sees of an array: for debugging interoperability, and for the tests of every DLPack trap.
-py::dict describe(py::handle object) {
-  TensorArg arg;
-  const Imported& imported = arg.import("describe", "x", object);
-  static constexpr const char* kRoutes[] = {"exchange", "versioned", "legacy"};
-  py::dict d;
-  d["shape"] = extents_tuple(imported.view.shape, imported.view.ndim);
-  d["strides"] = extents_tuple(imported.view.strides, imported.view.ndim);
-  d["dtype"] = dtype_text(imported.raw_dtype);
-  d["device"] = py::make_tuple(imported.view.device_type, imported.view.device_id);
-  d["route"] = kRoutes[static_cast<int>(imported.route)];
-  d["read_only"] = imported.read_only != nullptr;
-  d["address"] = reinterpret_cast<uintptr_t>(imported.view.data);
-  return d;
-}
-
-}  // namespace
-
-void bind_call(py::module_& m) {
-  m.def("describe", &describe);
-  bind_allocator(m);
 }
 
 }  // namespace tk::bind

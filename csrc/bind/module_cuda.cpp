@@ -3,6 +3,8 @@
 #include <cuda_runtime_api.h>
 #include <pybind11/pybind11.h>
 
+#include <string>
+
 #include "bind/call.h"
 #include "bind/families.h"
 
@@ -14,7 +16,7 @@ py::dict describe_device(int id) {
   py::dict device;
   if (cudaGetDeviceProperties(&properties, id) != cudaSuccess) return device;
   device["name"] = properties.name;
-  device["compute_capability"] = py::make_tuple(properties.major, properties.minor);
+  device["compute_capability"] = std::to_string(properties.major) + "." + std::to_string(properties.minor);
   device["memory_bytes"] = properties.totalGlobalMem;
   return device;
 }
