@@ -42,6 +42,13 @@ def test_extension_imports_no_torch_symbol(name):
 
 
 @pytest.mark.parametrize("name", EXTENSIONS)
+def test_every_op_of_an_extension_is_in_it(name):
+    """An op that is bound but has no launcher for a backend would only fail when the extension is loaded."""
+    undefined = output("nm", "-D", "--undefined-only", "-C", str(extension_path(name))).splitlines()
+    assert [line.split(" U ")[1] for line in undefined if " U tk::" in line] == []
+
+
+@pytest.mark.parametrize("name", EXTENSIONS)
 def test_extension_exports_its_entry_alone(name):
     """Hidden symbols: two extensions, or another library in the process, cannot take each other's functions."""
     defined = output("nm", "-D", "--defined-only", str(extension_path(name))).splitlines()
