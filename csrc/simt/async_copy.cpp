@@ -8,15 +8,13 @@
 namespace tk::simt {
 namespace {
 
-constexpr size_t kBytes = 16;
-
 void land(const PendingCopy& copy) {
-  race::end_copy(copy.shared, kBytes);
+  race::end_copy(copy.shared, kCopyBytes);
   if (machine().timing == CopyTiming::at_issue) return;
   if (copy.valid) {
-    std::memcpy(copy.shared, copy.global, kBytes);
+    std::memcpy(copy.shared, copy.global, kCopyBytes);
   } else {
-    std::memset(copy.shared, 0, kBytes);
+    std::memset(copy.shared, 0, kCopyBytes);
   }
 }
 
@@ -24,21 +22,22 @@ void land(const PendingCopy& copy) {
 
 void copy_async(void* shared, const void* global, bool valid, Site at) {
   Machine& m = machine();
+  const void* pc = __builtin_return_address(0);
   ++m.statistics.async_copies;
   const auto offset = static_cast<size_t>(static_cast<unsigned char*>(shared) - m.arena);
   if (offset >= kArenaBytes) fail("cp.async at " + text_of(at) + ": the destination is not in shared memory");
-  if (offset % kBytes) fail("cp.async at " + text_of(at) + ": the destination is not 16-byte aligned");
-  if (reinterpret_cast<uintptr_t>(global) % kBytes) {
+  if (offset % kCopyBytes) fail("cp.async at " + text_of(at) + ": the destination is not 16-byte aligned");
+  if (reinterpret_cast<uintptr_t>(global) % kCopyBytes) {
     fail("cp.async at " + text_of(at) + ": the source is not 16-byte aligned");
   }
-  if (valid) race::note_read(global, kBytes);
-  race::begin_copy(shared, kBytes);
+  if (valid) race::note_read(global, kCopyBytes, pc);
+  race::begin_copy(shared, kCopyBytes, pc);
   m.copies[m.self].push_back(PendingCopy{shared, global, valid, m.copy_group[m.self]});
   if (m.timing != CopyTiming::at_issue) return;
   if (valid) {
-    std::memcpy(shared, global, kBytes);
+    std::memcpy(shared, global, kCopyBytes);
   } else {
-    std::memset(shared, 0, kBytes);
+    std::memset(shared, 0, kCopyBytes);
   }
 }
 

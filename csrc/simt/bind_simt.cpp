@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "simt/executor.h"
+#include "simt/selftest/selftest.h"
 #include "simt/settings.h"
 
 namespace tk::bind {
@@ -96,6 +97,32 @@ void reset_statistics() {
   locked([] { simt::machine().statistics = {}; });
 }
 
+std::vector<simt::selftest::Case> selftests() {
+  namespace st = simt::selftest;
+  std::vector<st::Case> all;
+  for (const auto cases : {st::barrier_cases(), st::warp_cases(), st::memory_cases(), st::block_cases(),
+                           st::copy_cases(), st::tensor_cases(), st::speed_cases()}) {
+    all.insert(all.end(), cases.begin(), cases.end());
+  }
+  return all;
+}
+
+py::list selftest_names() {
+  py::list names;
+  for (const simt::selftest::Case& test : selftests()) names.append(test.name);
+  return names;
+}
+
+// Raises RuntimeError for what the executor found in the kernel, and for a wrong result.
+void selftest(const std::string& name) {
+  for (const simt::selftest::Case& test : selftests()) {
+    if (name != test.name) continue;
+    const py::gil_scoped_release unlocked;
+    return test.run();
+  }
+  throw ValueError("selftest: no case is named '" + name + "'");
+}
+
 }  // namespace
 
 void bind_simt(py::module_& m) {
@@ -106,6 +133,8 @@ void bind_simt(py::module_& m) {
   m.def("options", &options);
   m.def("statistics", &statistics);
   m.def("reset_statistics", &reset_statistics);
+  m.def("selftest_names", &selftest_names);
+  m.def("selftest", &selftest);
 }
 
 }  // namespace tk::bind

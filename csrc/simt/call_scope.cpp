@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "simt/executor.h"
+#include "simt/race.h"
 #include "simt/settings.h"
 
 namespace tk::simt {
@@ -16,9 +17,17 @@ constexpr unsigned char kGuardValue = 0xA5;
 constexpr uintptr_t kAlign = 256;
 constexpr uintptr_t kKeptBits = 16;  // the widest access of a GPU thread
 
-// Poison of outputs, workspace and shared memory: NaN and -1, then a finite number, so that a value which was never
-// written changes from run to run.
-constexpr unsigned char kPoisons[] = {0xFF, 0x4B};
+// The detector knows the arguments of a call as long as the call runs.
+class Registration {
+ public:
+  Registration() { race::clear_regions(); }
+  ~Registration() { race::clear_regions(); }
+  Registration(const Registration&) = delete;
+  Registration& operator=(const Registration&) = delete;
+  void add(const GuardedBuffer& buffer) {
+    race::add_region(race::Region{buffer.name(), buffer.data(), buffer.bytes(), buffer.written()});
+  }
+};
 
 bool is_guard(const unsigned char* bytes, size_t count) {
   for (size_t i = 0; i < count; ++i) {
@@ -67,11 +76,13 @@ void* CallScope::workspace(size_t bytes) {
 void CallScope::run(const std::function<void()>& launcher) {
   const std::lock_guard<std::mutex> lock(machine_mutex());
   const Options& options = settings();
+  Registration registration;
+  for (const Argument& argument : arguments_) registration.add(argument.buffer);
   size_t index = 0;
   for (const Schedule& schedule : options.schedules) {
     for (const CopyTiming timing : options.timings) {
       const uint64_t copies = machine().statistics.async_copies;
-      configure(op_, options, schedule, timing, kPoisons[index % std::size(kPoisons)]);
+      configure(op_, schedule, timing, index);
       run_once(launcher, index++);
       // Without cp.async both timings are the same run.
       if (machine().statistics.async_copies == copies) break;

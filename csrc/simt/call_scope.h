@@ -49,10 +49,6 @@ class CallScope {
     GuardedBuffer buffer;
     void* original;
   };
-  struct Run {
-    std::string name;
-    std::vector<std::vector<unsigned char>> outputs;
-  };
   void run_once(const std::function<void()>& launcher, size_t index);
   void check_inputs() const;
   void compare(const std::string& run, const std::vector<std::vector<unsigned char>>& outputs);

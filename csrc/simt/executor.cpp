@@ -45,7 +45,6 @@ void run_thread(unsigned thread) {
   if (thread == before) return;
   m.self = thread;
   ++m.statistics.switches;
-  race::enter_thread(thread);
   switch_fiber(m.fibers[before], m.fibers[thread], m.switching);
 }
 
@@ -172,13 +171,12 @@ void run_block(uint64_t block) {
   reset_warps();
   reset_copies();
   poison_shared();
-  race::begin_block(block);
+  race::begin_block();
   begin_round();
   ++m.statistics.blocks;
   m.statistics.threads += m.threads;
   m.self = next_ready();
   m.running = true;
-  race::enter_thread(m.self);
   switch_fiber(m.main, m.fibers[m.self], m.switching);
 }
 
@@ -268,7 +266,6 @@ void run_grid(const Grid& grid, dim3 block, size_t dynamic_shared, const Body& b
     run_block(order[i]);
     if (!m.error.empty()) raise_error();
   }
-  race::end_launch();
 }
 
 }  // namespace tk::simt

@@ -21,6 +21,8 @@ constexpr size_t kStaticSharedLimit = 48 * 1024;
 constexpr size_t kSharedLimit = 232448;
 constexpr size_t kRedZone = 64;  // never handed out, between any two arrays
 
+constexpr size_t kCopyBytes = 16;  // of one cp.async
+
 enum class State : uint8_t { ready, barrier, warp, done };
 
 // Warp-wide operations that lanes of one mask perform together.

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "simt/settings.h"
 
+#include <iterator>
+
 #include "simt/executor.h"
+#include "simt/race.h"
 
 namespace tk::simt {
 
@@ -10,15 +13,16 @@ Options& settings() {
   return options;
 }
 
-void configure(const std::string& op, const Options& options, const Schedule& schedule, CopyTiming timing,
-               unsigned char poison) {
+void configure(const std::string& op, const Schedule& schedule, CopyTiming timing, size_t index) {
   Machine& m = machine();
+  const Options& options = settings();
   if (m.switching != options.switching) m.prepared = 0;  // fibers are parked in the way of the other switch
   m.switching = options.switching;
   m.op = op;
   m.schedule = schedule;
   m.timing = timing;
-  m.poison = poison;
+  m.poison = kPoisons[index % std::size(kPoisons)];
+  race::watch(options.detector == Detector::all || (options.detector == Detector::first && index == 0));
 }
 
 }  // namespace tk::simt

@@ -9,8 +9,11 @@ namespace tk::simt {
 
 Options& settings();
 
-// Prepares the machine for one run.
-void configure(const std::string& op, const Options& options, const Schedule& schedule, CopyTiming timing,
-               unsigned char poison);
+// Poison of outputs, workspace and shared memory: NaN and -1, then a finite number, so that a value which was never
+// written changes from run to run.
+constexpr unsigned char kPoisons[] = {0xFF, 0x4B};
+
+// Prepares the machine for run number `index` of one call.
+void configure(const std::string& op, const Schedule& schedule, CopyTiming timing, size_t index);
 
 }  // namespace tk::simt

@@ -85,12 +85,12 @@ void distribute_matrices(const uint64_t* lanes) {
   }
 }
 
-void check_matrix_row(const void* row, Site at) {
+void check_matrix_row(const void* row, Site at, const void* pc) {
   const Machine& m = machine();
   const auto offset = static_cast<size_t>(static_cast<const unsigned char*>(row) - m.arena);
   if (offset >= kArenaBytes) fail("ldmatrix at " + text_of(at) + " reads outside shared memory");
   if (reinterpret_cast<uintptr_t>(row) % 16) fail("ldmatrix at " + text_of(at) + ": a row is not 16-byte aligned");
-  race::note_read(row, 16);
+  race::note_read(row, 16, pc);
 }
 
 }  // namespace tk::simt

@@ -25,6 +25,6 @@ void multiply_tile(const uint64_t* lanes, bool bfloat);
 void distribute_matrices(const uint64_t* lanes);
 
 // A row is 16 bytes of shared memory, 16-byte aligned; the access is reported to the race detector.
-void check_matrix_row(const void* row, Site at);
+void check_matrix_row(const void* row, Site at, const void* pc);
 
 }  // namespace tk::simt
