@@ -12,11 +12,11 @@ foreach(family IN LISTS TOKERNEL_FAMILIES ITEMS simt/selftest)
   endforeach()
 endforeach()
 
-# The compiler reports every load and store of a kernel through the __tsan_ hooks, which csrc/simt defines; the
-# sanitizer's own runtime is not linked. Line tables let a report name the line.
+# The compiler reports every load and store of a kernel, misaligned accesses and indices out of bounds through hooks
+# that csrc/simt defines; the sanitizers' own runtimes are not linked. Line tables let a report name the line.
 add_library(tk_simt_kernels OBJECT ${launchers})
 target_compile_options(tk_simt_kernels PRIVATE -O2 -g1 -ffile-prefix-map=${PROJECT_SOURCE_DIR}/=
-                       -fsanitize=thread -ffp-contract=off -Wall -Wextra -Wno-psabi -Wno-unknown-pragmas ${TOKERNEL_BASELINE})
+                       -fsanitize=thread,alignment,bounds,integer-divide-by-zero -ffp-contract=off -Wall -Wextra -Wno-psabi -Wno-unknown-pragmas ${TOKERNEL_BASELINE})
 if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
   target_compile_options(tk_simt_kernels PRIVATE --param=tsan-instrument-func-entry-exit=0)
 else()
@@ -30,10 +30,14 @@ add_library(tk_simt_executor OBJECT ${executor})
 target_compile_options(tk_simt_executor PRIVATE -O2 -Wall -Wextra -Wno-psabi ${TOKERNEL_BASELINE})
 target_include_directories(tk_simt_executor PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
 
-pybind11_add_module(_simt MODULE csrc/bind/module_simt.cpp csrc/simt/bind_simt.cpp ${TOKERNEL_BIND_SOURCES}
+# NO_EXTRAS and FILES: neither the build nor the installation may strip the line tables.
+pybind11_add_module(_simt MODULE NO_EXTRAS csrc/bind/module_simt.cpp csrc/simt/bind_simt.cpp ${TOKERNEL_BIND_SOURCES}
                     $<TARGET_OBJECTS:tk_simt_executor> $<TARGET_OBJECTS:tk_simt_kernels>)
 target_compile_definitions(_simt PRIVATE TK_MODULE_SIMT)
 target_compile_options(_simt PRIVATE ${TOKERNEL_BASELINE} -Wall -Wextra -Wno-psabi)
 target_include_directories(_simt PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
 target_link_libraries(_simt PRIVATE Threads::Threads)
-tk_place_extension(_simt)
+if(TOKERNEL_INPLACE)
+  set_target_properties(_simt PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${PROJECT_SOURCE_DIR}/python/tokernel)
+endif()
+install(FILES $<TARGET_FILE:_simt> DESTINATION tokernel)

@@ -43,10 +43,10 @@ TK_SIMT_UNCHECKED inline T& shared_array(const char* name, Tag) {
   return *static_cast<T*>(shared_slot(slot, sizeof(T), alignof(T), name));
 }
 
-// An atomic is one indivisible step here, because threads switch at synchronisation only.
+// An atomic is one indivisible step here, because threads switch at synchronisation only. It reports itself as what it
+// is (note_atomic); its own load and store are not reported.
 template <class T, class Change>
 TK_SIMT_UNCHECKED inline T atomic_step(T* address, Change change) {
-  note_atomic(address, sizeof(T));
   const T old = *address;
   *address = change(old);
   return old;
@@ -88,6 +88,7 @@ inline int __all_sync(unsigned mask, int predicate, tk::simt::Site at = tk::simt
 // ---- atomics ------------------------------------------------------------------------------------------------------
 #define TK_SIMT_ATOMIC(name, T, expression)                                        \
   inline T name(T* address, T value) {                                             \
+    tk::simt::note_atomic(address, sizeof(T));                                     \
     return tk::simt::atomic_step(address, [=](T old) -> T { return expression; }); \
   }
 #define TK_SIMT_INTEGER_ATOMICS(T)                                                                      \
@@ -98,6 +99,7 @@ inline int __all_sync(unsigned mask, int predicate, tk::simt::Site at = tk::simt
   TK_SIMT_ATOMIC(atomicXor, T, old ^ value)                                                             \
   TK_SIMT_ATOMIC(atomicExch, T, (static_cast<void>(old), value))                                        \
   inline T atomicCAS(T* address, T expected, T desired) {                                               \
+    tk::simt::note_atomic(address, sizeof(T));                                                          \
     return tk::simt::atomic_step(address, [=](T old) -> T { return old == expected ? desired : old; }); \
   }
 TK_SIMT_INTEGER_ATOMICS(int)

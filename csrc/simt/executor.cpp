@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "simt/race.h"
+#include "simt/where.h"
 
 namespace tk::simt {
 namespace {
@@ -198,18 +199,19 @@ std::mutex& machine_mutex() {
   return mutex;
 }
 
-std::string text_of(const Site& site) { return std::string(site.file_name()) + ":" + std::to_string(site.line()); }
+std::string text_of(const Site& site) { return repository_path(site.file_name()) + ":" + std::to_string(site.line()); }
 
 std::string text_of(unsigned thread) {
   const Machine& m = the_machine;
-  return "thread " + text_of_extent(m.index[thread]) + " of block " + text_of_extent(m.block_index);
+  return "thread " + text_of_extent(m.index[thread]);
 }
 
 void fail(const std::string& message) {
   Machine& m = the_machine;
   const std::string launch = m.grid.at.line() ? ", launched at " + text_of(m.grid.at) : "";
   if (!m.running) throw std::runtime_error("simt: " + m.op + ": " + message + launch);
-  m.error = "simt: " + m.op + ": " + message + " [" + text_of(m.self) + launch + "]";
+  m.error = "simt: " + m.op + ": " + message + " [" + text_of(m.self) + " of block " + text_of_extent(m.block_index) +
+            launch + "]";
   m.running = false;
   for (;;) switch_fiber(m.fibers[m.self], m.main, m.switching);
 }

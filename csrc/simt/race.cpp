@@ -57,7 +57,7 @@ struct Place {
 };
 
 std::string text_of(const Access& access) {
-  return std::string(access.atomic  ? "atomic"
+  return std::string(access.atomic  ? "atomic update"
                      : access.write ? "write"
                                     : "read") +
          " of " + std::to_string(access.bytes) + " bytes";
@@ -67,10 +67,10 @@ std::string text_of(const Access& access) {
 [[noreturn]] void report_race(const Access& access, const Accessors& before, bool before_wrote, bool other_block,
                               const char* memory, size_t offset) {
   ++machine().statistics.races;
-  const std::string kind = before.atomic ? "atomic" : before_wrote ? "write" : "read";
-  const std::string who = other_block ? std::string("another block") : "thread " + std::to_string(before.thread);
+  const std::string kind = before.atomic ? "an atomic update" : before_wrote ? "a write" : "a read";
+  const std::string who = other_block ? std::string("another block") : simt::text_of(unsigned{before.thread});
   fail("race on " + std::string(memory) + ", byte " + std::to_string(offset) + ": " + text_of(access) + " at " +
-       source_line(access.pc) + " against a " + kind + " by " + who + " at " + source_line(before.pc) +
+       source_line(access.pc) + " against " + kind + " by " + who + " at " + source_line(before.pc) +
        (other_block ? ", and blocks of one launch are not ordered" : ", with no barrier between"));
 }
 

@@ -10,6 +10,8 @@
 namespace tk::simt {
 namespace {
 
+constexpr size_t kRowBytes = 16;
+
 struct Pair {
   float low, high;
 };
@@ -66,31 +68,55 @@ void multiply_tile(const uint64_t* lanes, bool bfloat) {
   }
 }
 
+namespace {
+
+// The lane that receives elements of a row reads them, whoever named the row.
+void note_receivers(const MatrixOperands* const* operands) {
+  Machine& m = machine();
+  const unsigned running = m.self;
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    m.self = running / 32 * 32 + lane;
+    for (int i = 0; i < operands[0]->matrices; ++i) {
+      if (operands[0]->transposed) {
+        for (unsigned c = lane % 4 * 2; c < lane % 4 * 2 + 2; ++c) {
+          const auto* row = static_cast<const unsigned char*>(operands[8 * i + c]->row);
+          race::note_read(row + lane / 8 * 4, 4, operands[lane]->pc);
+        }
+      } else {
+        const auto* row = static_cast<const unsigned char*>(operands[8 * i + lane / 4]->row);
+        race::note_read(row + lane % 4 * 4, 4, operands[lane]->pc);
+      }
+    }
+  }
+  m.self = running;
+}
+
+}  // namespace
+
 void distribute_matrices(const uint64_t* lanes) {
-  const auto operands = [&](int lane) -> const MatrixOperands& {
-    return *reinterpret_cast<const MatrixOperands*>(lanes[lane]);
-  };
-  const int matrices = operands(0).matrices;
-  const bool transposed = operands(0).transposed;
-  for (int i = 0; i < matrices; ++i) {
+  const MatrixOperands* operands[32];
+  for (int lane = 0; lane < 32; ++lane) operands[lane] = reinterpret_cast<const MatrixOperands*>(lanes[lane]);
+  note_receivers(operands);
+  const bool transposed = operands[0]->transposed;
+  for (int i = 0; i < operands[0]->matrices; ++i) {
     uint16_t tile[8][8];
-    for (int row = 0; row < 8; ++row) std::memcpy(tile[row], operands(8 * i + row).row, 16);
+    for (int row = 0; row < 8; ++row) std::memcpy(tile[row], operands[8 * i + row]->row, kRowBytes);
     for (int lane = 0; lane < 32; ++lane) {
       const int r = lane / 4;
       const int c = lane % 4 * 2;
       const uint32_t low = transposed ? tile[c][r] : tile[r][c];
       const uint32_t high = transposed ? tile[c + 1][r] : tile[r][c + 1];
-      operands(lane).registers[i] = low | high << 16;
+      operands[lane]->registers[i] = low | high << 16;
     }
   }
 }
 
-void check_matrix_row(const void* row, Site at, const void* pc) {
+void check_matrix_row(const MatrixOperands& operands, Site at) {
   const Machine& m = machine();
-  const auto offset = static_cast<size_t>(static_cast<const unsigned char*>(row) - m.arena);
+  const auto offset = static_cast<size_t>(static_cast<const unsigned char*>(operands.row) - m.arena);
   if (offset >= kArenaBytes) fail("ldmatrix at " + text_of(at) + " reads outside shared memory");
-  if (reinterpret_cast<uintptr_t>(row) % 16) fail("ldmatrix at " + text_of(at) + ": a row is not 16-byte aligned");
-  race::note_read(row, 16, pc);
+  if (offset % kRowBytes) fail("ldmatrix at " + text_of(at) + ": a row is not 16-byte aligned");
+  race::note_read(operands.row, kRowBytes, operands.pc);
 }
 
 }  // namespace tk::simt

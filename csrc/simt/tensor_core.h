@@ -18,13 +18,14 @@ struct MatrixOperands {
   const void* row;
   int matrices;
   bool transposed;
+  const void* pc;  // of the instruction, for reports
 };
 
 // `lanes` holds 32 addresses of operands.
 void multiply_tile(const uint64_t* lanes, bool bfloat);
 void distribute_matrices(const uint64_t* lanes);
 
-// A row is 16 bytes of shared memory, 16-byte aligned; the access is reported to the race detector.
-void check_matrix_row(const void* row, Site at, const void* pc);
+// A row is 16 bytes of shared memory, 16-byte aligned.
+void check_matrix_row(const MatrixOperands& operands, Site at);
 
 }  // namespace tk::simt

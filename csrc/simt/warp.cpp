@@ -182,13 +182,10 @@ void mma(float* d, const uint32_t* a, const uint32_t* b, bool bfloat, Site at) {
 }
 
 void load_matrix(uint32_t* registers, const void* row, int matrices, bool transposed, Site at) {
-  const MatrixOperands operands{registers, row, matrices, transposed};
-  if (static_cast<int>(machine().self % 32) < 8 * matrices) {
-    check_matrix_row(row, at, __builtin_return_address(0));
-  }
-  const auto kind = static_cast<Collective>(
-      static_cast<int>(matrices == 4 ? Collective::matrix_x4 : Collective::matrix_x2) + transposed);
-  whole_warp(kind, reinterpret_cast<uint64_t>(&operands), at);
+  const MatrixOperands operands{registers, row, matrices, transposed, __builtin_return_address(0)};
+  if (static_cast<int>(machine().self % 32) < 8 * matrices) check_matrix_row(operands, at);
+  const auto plain = static_cast<int>(matrices == 4 ? Collective::matrix_x4 : Collective::matrix_x2);
+  whole_warp(static_cast<Collective>(plain + transposed), reinterpret_cast<uint64_t>(&operands), at);
 }
 
 }  // namespace tk::simt

@@ -49,13 +49,18 @@ bool in_module(const void* address) {
 
 uint32_t module_offset(const void* pc) { return static_cast<uint32_t>(static_cast<const char*>(pc) - &__ehdr_start); }
 
+std::string repository_path(const std::string& path) {
+  const size_t at = path.rfind("csrc/");
+  return at == std::string::npos ? path : path.substr(at);
+}
+
 std::string source_line(uint32_t offset) {
   char place[32];
   std::snprintf(place, sizeof place, "0x%x", offset - 1);  // a return address lies past its call
   const std::string path = module_path();
   if (!path.empty() && path.find('\'') == std::string::npos) {
     const std::string line = kernel_line(read_command("addr2line -i -e '" + path + "' " + place + " 2>/dev/null"));
-    if (!line.empty()) return line;
+    if (!line.empty()) return repository_path(line);
   }
   return std::string("_simt+") + place;
 }

@@ -51,8 +51,10 @@ __global__ void shared_overrun_kernel(const float* x, float* out, int n) {
   TK_SHARED(row, float[kCount]);
   TK_SHARED(other, float[128]);
   const int i = threadIdx.x;
+  float* mine = row;
+  mine += i;  // 128 threads, 100 elements
   other[i] = 0.0f;
-  row[i] = i < n ? x[i] : 0.0f;  // 128 threads, 100 elements
+  *mine = i < n ? x[i] : 0.0f;
   __syncthreads();
   if (i < n) out[i] = row[i] + other[i];
 }
@@ -168,16 +170,38 @@ __global__ void overlap_kernel(const uint8_t* x, uint8_t* out, int n) {
   if (i + 1 < n && i % 2 == 0) out[i + 1] = x[i];  // the byte of the next thread
 }
 
-// A struct with padding and 16-byte vectors, as launchers use them.
+// 16-byte vectors, as wide paths use them.
+template <int kExtra>
 __global__ void vector_kernel(const float* x, float* out, int n) {
   const int i = threadIdx.x;
-  if (i >= n / 4) return;
+  if (i >= n / 4 + kExtra) return;
   const float4 v = reinterpret_cast<const float4*>(x)[i];
   reinterpret_cast<float4*>(out)[i] = make_float4(v.w, v.z, v.y, v.x);
 }
 
+__global__ void misaligned_kernel(const float* x, float* out, int n) {
+  const int i = threadIdx.x;
+  if (i >= n / 4 - 1) return;
+  const float4 v = *reinterpret_cast<const float4*>(x + i + 1);
+  out[i] = v.x + v.y + v.z + v.w;
+}
+
+// Inside shared memory, but beyond its row.
+__global__ void index_kernel(const float* x, float* out, int n) {
+  TK_SHARED(tile, float[8][16]);
+  const int i = threadIdx.x;
+  tile[i / 16][i % 16] = i < n ? x[i] : 0.0f;
+  __syncthreads();
+  if (i < n) out[i] = i < 17 ? tile[0][i] : 0.0f;
+}
+
+__global__ void division_kernel(const float* x, float* out, int n) {
+  const int i = threadIdx.x;
+  if (i < n) out[i] = x[100 / i];
+}
+
 void vectors() {
-  const std::vector<float> out = over_elements<float, vector_kernel>();
+  const std::vector<float> out = over_elements<float, vector_kernel<0>>();
   for (int i = 0; i < kCount; ++i) expect(out[i] == static_cast<float>(i / 4 * 4 + 3 - i % 4), "float4");
 }
 
@@ -201,6 +225,10 @@ constexpr Case kCases[] = {
     {"ok_neighbouring_doubles", &neighbours<double>},
     {"bug_byte_of_next_thread", &fails<uint8_t, overlap_kernel>},
     {"ok_vectors", &vectors},
+    {"bug_misaligned_vector", &fails<float, misaligned_kernel>},
+    {"bug_index_beyond_row", &fails<float, index_kernel>},
+    {"bug_division_by_zero", &fails<float, division_kernel>},
+    {"bug_vector_past_end", &fails<float, vector_kernel<1>>},
 };
 
 }  // namespace

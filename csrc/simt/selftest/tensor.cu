@@ -117,7 +117,7 @@ template <Bug kBug>
 __global__ void bad_matrix_kernel(const uint16_t* x, uint32_t* out) {
   TK_SHARED(tile, uint16_t[16][8]);
   const int lane = threadIdx.x;
-  for (int c = 0; c < 8; ++c) tile[lane % 16][c] = x[c];
+  for (int c = 0; lane < 16 && c < 8; ++c) tile[lane][c] = x[c];
   if (kBug != Bug::no_barrier) __syncthreads();
   if (kBug == Bug::partial_warp && lane >= 16) return;
   const uint16_t* row = tile[lane % 16];
@@ -136,10 +136,7 @@ void bad_matrix() {
   Arguments arguments;
   const uint16_t* x_ = arguments.in("x", x);
   uint32_t* out_ = arguments.out("out", out);
-  const unsigned threads = kBug == Bug::no_barrier ? 32 : 16;
-  arguments.run([&] {
-    launch(bad_matrix_kernel<kBug>, dim3(1), dim3(kBug == Bug::partial_warp ? threads : 32), 0, nullptr, x_, out_);
-  });
+  arguments.run([&] { launch(bad_matrix_kernel<kBug>, dim3(1), dim3(32), 0, nullptr, x_, out_); });
 }
 
 constexpr Case kCases[] = {
