@@ -3,6 +3,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "bind/allocator.h"
 
@@ -68,6 +69,13 @@ Tensor with_regular_strides(const View& view) {
   return t;
 }
 
+template <class AnyView>
+AnyView swap_innermost(AnyView view) {
+  std::swap(view.shape[view.ndim - 1], view.shape[view.ndim - 2]);
+  std::swap(view.strides[view.ndim - 1], view.strides[view.ndim - 2]);
+  return view;
+}
+
 std::string device_text(const View& view) {
   switch (view.device_type) {
     case dlpack::kCPU:
@@ -131,15 +139,19 @@ Call::Slot& Call::next_slot(const char* name, py::handle object) {
 }
 
 Tensor Call::in(const char* name, py::handle object, uint32_t dtypes, const char* shape) {
-  return take(name, object, dtypes, shape, false);
+  return take(name, object, dtypes, shape, Layout::strided);
 }
 
 Tensor Call::in(const char* name, py::handle object, DType dtype, const char* shape) {
-  return take(name, object, dtype_bit(dtype), shape, false);
+  return take(name, object, dtype_bit(dtype), shape, Layout::strided);
 }
 
 Tensor Call::dense(const char* name, py::handle object, uint32_t dtypes, const char* shape) {
-  return take(name, object, dtypes, shape, true);
+  return take(name, object, dtypes, shape, Layout::dense);
+}
+
+Tensor Call::matrices(const char* name, py::handle object, uint32_t dtypes, const char* shape) {
+  return take(name, object, dtypes, shape, Layout::transposable);
 }
 
 Tensor Call::optional(const char* name, py::handle object, uint32_t dtypes, const char* shape) {
@@ -154,7 +166,7 @@ Tensor Call::optional_out(const char* name, py::handle object, DType dtype, cons
   return object.is_none() ? Tensor{} : out(name, object, dtype, shape);
 }
 
-Tensor Call::take(const char* name, py::handle object, uint32_t dtypes, const char* shape, bool dense) {
+Tensor Call::take(const char* name, py::handle object, uint32_t dtypes, const char* shape, Layout layout) {
   Slot& slot = next_slot(name, object);
   const Imported& imported = slot.arg.import(op_, name, object);
   check_device(slot, imported.view);
@@ -162,7 +174,8 @@ Tensor Call::take(const char* name, py::handle object, uint32_t dtypes, const ch
   check_dtype(slot, imported, dtypes);
   note_extent(slot, imported);
   check_overlap(slot);
-  Tensor tensor = make_readable(slot, imported.view, dense || (dtypes & dtype_bit(DType::i64)) != 0);
+  const bool dense = layout == Layout::dense || (dtypes & dtype_bit(DType::i64)) != 0;
+  Tensor tensor = make_readable(slot, imported.view, dense, layout == Layout::transposable);
   stage(slot, tensor);
   return tensor;
 }
@@ -294,9 +307,12 @@ void Call::check_overlap(const Slot& slot) const {
   }
 }
 
-Tensor Call::make_readable(Slot& slot, const View& view, bool dense) {
+Tensor Call::make_readable(Slot& slot, const View& view, bool dense, bool transposable) {
   const bool widen = dense && view.dtype == DType::i32;
   if (!widen && expressible(view, dense)) return with_regular_strides(view);
+  if (transposable && expressible(swap_innermost(view), false)) {
+    return swap_innermost(with_regular_strides(swap_innermost(view)));
+  }
   if (!kHostMemory) {
     fail_value(slot.name, widen ? "int64 on a device" : "contiguous on a device",
                widen ? "int32" : "a strided or misaligned array");

@@ -60,6 +60,8 @@ class Call {
   Tensor in(const char* name, py::handle object, DType dtype, const char* shape);
   // As in, but always without gaps: for small arrays that kernels address flat.
   Tensor dense(const char* name, py::handle object, uint32_t dtypes, const char* shape);
+  // As in, but either of the two innermost extents may be the one without gaps: a transposed matrix needs no copy.
+  Tensor matrices(const char* name, py::handle object, uint32_t dtypes, const char* shape);
   // None is a valid argument and gives an absent Tensor.
   Tensor optional(const char* name, py::handle object, uint32_t dtypes, const char* shape);
   Tensor optional_dense(const char* name, py::handle object, uint32_t dtypes, const char* shape);
@@ -125,14 +127,15 @@ class Call {
 
   py::object allocate(const char* name, DType dtype, const char* shape) const;
   Slot& next_slot(const char* name, py::handle object);
-  Tensor take(const char* name, py::handle object, uint32_t dtypes, const char* shape, bool dense);
+  enum class Layout { strided, dense, transposable };
+  Tensor take(const char* name, py::handle object, uint32_t dtypes, const char* shape, Layout layout);
   void check_device(const Slot& slot, const View& view);
   void check_dtype(const Slot& slot, const Imported& imported, uint32_t dtypes) const;
   void check_shape(const Slot& slot, const View& view, const char* shape, const Imported& imported);
   void check_writable(const Slot& slot, const Imported& imported) const;
   void check_overlap(const Slot& slot) const;
   void note_extent(Slot& slot, const Imported& imported) const;
-  Tensor make_readable(Slot& slot, const View& view, bool dense);
+  Tensor make_readable(Slot& slot, const View& view, bool dense, bool transposable);
   void* keep_bytes(size_t bytes);
   std::string shape_text(const char* shape) const;
   void stage(Slot& slot, Tensor& tensor);

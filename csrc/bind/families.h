@@ -10,5 +10,6 @@ void bind_merge(py::module_& m);
 void bind_merge_rows(py::module_& m);
 void bind_merge_segments(py::module_& m);
 void bind_merge_match(py::module_& m);
+void bind_merge_soft(py::module_& m);
 
 }  // namespace tk::bind

@@ -8,6 +8,7 @@ void bind_merge(py::module_& m) {
   bind_merge_rows(m);
   bind_merge_segments(m);
   bind_merge_match(m);
+  bind_merge_soft(m);
 }
 
 }  // namespace tk::bind

@@ -9,6 +9,7 @@ from tokernel.ops._merge_match import cosine_match, select_edges
 from tokernel.ops._merge_plan import MergePlan, bipartite_match, kth_match, match_2d, random_match, threshold_match
 from tokernel.ops._merge_rows import gather_rows, scatter_add_rows, scatter_rows
 from tokernel.ops._merge_segments import segment_broadcast, segment_reduce, segment_softmax
+from tokernel.ops._merge_soft import soft_aggregate
 
 __all__ = [
     "MergePlan",
@@ -24,5 +25,6 @@ __all__ = [
     "segment_reduce",
     "segment_softmax",
     "select_edges",
+    "soft_aggregate",
     "threshold_match",
 ]

@@ -18,6 +18,7 @@ from tokernel.kernels.merge._segments import (
     segment_softmax,
     segment_softmax_backward,
 )
+from tokernel.kernels.merge._soft import soft_aggregate, soft_aggregate_backward
 
 __all__ = [
     "MergePlan",
@@ -37,5 +38,7 @@ __all__ = [
     "segment_softmax",
     "segment_softmax_backward",
     "select_edges",
+    "soft_aggregate",
+    "soft_aggregate_backward",
     "threshold_match",
 ]
