@@ -15,7 +15,7 @@ from tokernel.ops._torch_op import define
 __all__ = ["soft_aggregate"]
 
 
-# ---- the gradients as torch formulas: what the second derivative is taken of ------------------------------------------
+# ---- the gradients as torch formulas: what the second derivative is taken of ---------------------------------------
 def _weights(logits: Tensor, dim: int) -> Tensor:
     """Softmax in float32 that gives zeros, not NaN, where every logit is -inf."""
     wide = logits.float()
@@ -47,7 +47,7 @@ def _targets_gradients(
     return (moved.mT @ scaled).to(x.dtype), grad_logits.to(logits.dtype), grad_mass
 
 
-# ---- over tokens --------------------------------------------------------------------------------------------------------
+# ---- over tokens ---------------------------------------------------------------------------------------------------
 def _aggregate_fake(x: Tensor, logits: Tensor) -> Tensor:
     return x.new_empty((x.shape[0], logits.shape[1], x.shape[2]))
 
@@ -80,7 +80,7 @@ def _aggregate_backward_setup(ctx: Any, inputs: tuple[Tensor, ...], output: tupl
 
 
 def _aggregate_backward_grads(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    _, pull = torch.func.vjp(_gradients, *ctx.saved_tensors)
+    pull = torch.func.vjp(_gradients, *ctx.saved_tensors)[1]
     return (*pull(grads), None)  # y depends on x and logits, and the formula has computed it from them
 
 
@@ -93,7 +93,7 @@ _aggregate_backward = define(
 )
 
 
-# ---- over targets -------------------------------------------------------------------------------------------------------
+# ---- over targets --------------------------------------------------------------------------------------------------
 def _targets_kernel(x: Tensor, logits: Tensor, mass: Tensor | None) -> Any:
     return kernels.soft_aggregate(x, logits, "targets", mass)
 
@@ -148,7 +148,7 @@ def _targets_backward_grads(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ..
     *inputs, mass = ctx.saved_tensors if ctx.has_mass else (*ctx.saved_tensors, None)
     if mass is None:
         mass = torch.ones(inputs[2].shape[:2], dtype=torch.float32, device=inputs[2].device)
-    _, pull = torch.func.vjp(_targets_gradients, *inputs, mass)
+    pull = torch.func.vjp(_targets_gradients, *inputs, mass)[1]
     *pulled, grad_mass = pull(grads)
     return (*pulled, grad_mass if ctx.has_mass else None, None, None)
 
