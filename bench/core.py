@@ -184,8 +184,12 @@ def run_case(case: Case, *, threads: int, peers: bool, quick: bool, budget: floa
     if not others:
         yield Result(row(None, None), _of_kind(promised, "seconds", "memory"))
     for i, (name, other) in enumerate(others.items()):
-        kinds = ["speedup"] if name == ONE_THREAD else ["ratio"]
-        yield Result(row(name, other.seconds), _of_kind(promised, *kinds, *(() if i else ("seconds", "memory"))))
+        kinds = ["seconds", "memory"] if i == 0 else []
+        if name == ONE_THREAD:
+            kinds.append("speedup")
+        elif i == 0:  # the promise names the first peer
+            kinds.append("ratio")
+        yield Result(row(name, other.seconds), _of_kind(promised, *kinds))
 
 
 def _of_kind(floors: list[Floor], *kinds: str) -> tuple[Floor, ...]:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of the merge family, against plain torch doing the same (``bench/merge_torch.py``)."""
+"""Cases of the merge family, against plain torch doing the same (``bench/merge_torch.py``).
+
+The first peer of a case is the one a promise names; the others are the fastest ways we know to write it in torch.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +105,10 @@ def _tome_step(dtype: torch.dtype, quick: bool) -> Work:
     even, odd = (x.shape[1] + 1) // 2, x.shape[1] // 2
     return Work(
         lambda: ops.bipartite_match(metric, r, class_token=True).merge_weighted(x, size),
-        {"torch": lambda: plain.bipartite_match(metric, r).merge_weighted(x, peer_size)},
+        {
+            "torch scatter_reduce": lambda: plain.bipartite_match(metric, r).merge_weighted(x, peer_size),
+            "torch index_add_": lambda: plain.bipartite_match(metric, r).merge_weighted(x, peer_size, flat=True),
+        },
         _mass_agrees,
         flops=2.0 * x.shape[0] * even * odd * metric.shape[2],
         moved_bytes=_bytes(x, metric, size) + _bytes(x, size) * (1 - r / x.shape[1]),
@@ -112,10 +118,10 @@ def _tome_step(dtype: torch.dtype, quick: bool) -> Work:
 def _unmerge(dtype: torch.dtype, quick: bool) -> Work:
     x, metric, _, r = _tome_arrays(torch.float32, quick)
     plan, peer_plan = ops.bipartite_match(metric, r, class_token=True), plain.bipartite_match(metric, r)
-    y = plan.merge(x.to(dtype))
+    y, row = plan.merge(x.to(dtype)), torch.arange(len(x))[:, None]
     return Work(
         lambda: plan.unmerge(y),
-        {"torch scatter": lambda: peer_plan.unmerge(y)},
+        {"torch scatter_": lambda: peer_plan.unmerge(y), "y[b, map]": lambda: y[row, plan.map]},
         _agree,
         moved_bytes=_bytes(y) + y.element_size() * x.numel(),
     )
@@ -133,13 +139,19 @@ def _segments(dtype: torch.dtype, quick: bool, batch: int = 64) -> tuple[Tensor,
 
 def _segment_reduce(dtype: torch.dtype, quick: bool, mode: str, labelled: bool) -> Work:
     x, offsets, ids, segments = _segments(dtype, quick)
+    peers: dict[str, Callable[[], Tensor]] = {
+        "torch scatter_reduce": lambda: plain.segment_reduce(x, ids, segments, mode)
+    }
+    if mode != "amax":
+        peers["torch index_add_"] = lambda: plain.index_add(x, ids, segments, mode)
     if labelled:
         ours = partial(ops.segment_reduce, x, ids=ids, segments=segments, mode=mode)
     else:
         ours = partial(ops.segment_reduce, x, offsets=offsets, mode=mode)
+        peers["torch.segment_reduce"] = lambda: plain.by_lengths(x, offsets, mode)
     return Work(
         ours,
-        {"torch scatter_reduce": lambda: plain.segment_reduce(x, ids, segments, mode)},
+        peers,
         _agree,
         moved_bytes=_bytes(x, ids if labelled else offsets) + _bytes(x) * segments / x.shape[1],
     )
@@ -153,18 +165,33 @@ def _segment_reduce_backward(dtype: torch.dtype, quick: bool) -> Work:
     def ours() -> Tensor:
         return torch.autograd.grad(ops.segment_reduce(x, offsets=offsets), x, grad)[0]
 
-    def peer() -> Tensor:
-        return torch.autograd.grad(plain.segment_reduce(x, ids, segments, "mean"), x, grad)[0]
+    def peer(by: Callable[..., Tensor]) -> Tensor:
+        return torch.autograd.grad(by(x, ids, segments, "mean"), x, grad)[0]
 
-    return Work(ours, {"torch scatter_reduce": peer}, _agree, moved_bytes=2 * _bytes(x) + 2 * _bytes(grad))
+    peers = {
+        "torch scatter_reduce": partial(peer, plain.segment_reduce),
+        "torch index_add_": partial(peer, plain.index_add),
+    }
+    return Work(ours, peers, _agree, moved_bytes=2 * _bytes(x) + 2 * _bytes(grad))
+
+
+def _segment_softmax(dtype: torch.dtype, quick: bool) -> Work:
+    _, offsets, ids, segments = _segments(torch.float32, quick)
+    scores = _randn(*ids.shape, dtype=dtype)
+    return Work(
+        lambda: ops.segment_softmax(scores, offsets=offsets),
+        {"torch scatters": lambda: plain.segment_softmax(scores, ids, segments)},
+        _agree,
+        moved_bytes=2 * _bytes(scores) + _bytes(offsets),
+    )
 
 
 def _segment_broadcast(dtype: torch.dtype, quick: bool) -> Work:
     x, offsets, ids, segments = _segments(dtype, quick, 16)
-    y = x[:, :segments].contiguous()
+    y, row = x[:, :segments].contiguous(), torch.arange(len(x))[:, None]
     return Work(
         lambda: ops.segment_broadcast(y, offsets=offsets),
-        {"torch.gather": lambda: y.gather(1, plain.wide(ids, y))},
+        {"torch.gather": lambda: y.gather(1, plain.wide(ids, y)), "y[b, ids]": lambda: y[row, ids]},
         _agree,
         moved_bytes=_bytes(y, x, offsets),
     )
@@ -190,10 +217,16 @@ def _gather(dtype: torch.dtype, quick: bool) -> Work:
 
 def _scatter(dtype: torch.dtype, quick: bool) -> Work:
     x, index = _rows(dtype, quick)
-    y = x[:, : index.shape[1]].contiguous()
+    y, row = x[:, : index.shape[1]].contiguous(), torch.arange(len(x))[:, None]
+
+    def put() -> Tensor:
+        out = torch.zeros_like(x)
+        out[row, index] = y
+        return out
+
     return Work(
         lambda: ops.scatter_rows(y, index, x.shape[1]),
-        {"torch scatter_": lambda: torch.zeros_like(x).scatter_(1, plain.wide(index, y), y)},
+        {"torch scatter_": lambda: torch.zeros_like(x).scatter_(1, plain.wide(index, y), y), "out[b, index] = y": put},
         _agree,
         moved_bytes=_bytes(x, y, index),
     )
@@ -216,6 +249,43 @@ def _scatter_add(dtype: torch.dtype, quick: bool) -> Work:
     )
 
 
+def _soft(dtype: torch.dtype, quick: bool, over: str, backward: bool) -> Work:
+    batch, tokens, targets, width = (2, 33, 16, 32) if quick else (64, 196, 98, 384)
+    x = _randn(batch, tokens, width, dtype=dtype).requires_grad_(backward)
+    logits = _randn(batch, targets, tokens, dtype=dtype, seed=5).requires_grad_(backward)
+    grad = _randn(batch, targets, width, dtype=dtype, seed=6)
+
+    def aggregate() -> Tensor:
+        answer = ops.soft_aggregate(x, logits, over=over)
+        return answer if over == "tokens" else answer[0]
+
+    def with_gradients(forward: Callable[[], Tensor]) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(forward(), (x, logits), grad)
+
+    def by_torch() -> Tensor:
+        return plain.soft_aggregate(x, logits, over)
+
+    products = 3 if backward else 1
+    return Work(
+        partial(with_gradients, aggregate) if backward else aggregate,
+        {"torch softmax + matmul": partial(with_gradients, by_torch) if backward else by_torch},
+        _agree,
+        flops=2.0 * products * batch * tokens * targets * width,
+        moved_bytes=(2 if backward else 1) * _bytes(x, logits, grad),
+    )
+
+
+def _compact(dtype: torch.dtype, quick: bool) -> Work:
+    batch, tokens = (4, 100) if quick else (64, 4096)
+    mask = torch.rand(batch, tokens, generator=torch.Generator().manual_seed(7)) < 0.5
+    return Work(
+        lambda: ops.compact_rows(mask),
+        {"torch nonzero + cumsum": lambda: plain.compact_rows(mask)},
+        _agree,
+        moved_bytes=_bytes(mask) + 8.0 * float(mask.sum()) + 8.0 * (batch + 1),
+    )
+
+
 def _each_dtype(op: str, case: str, build: Callable[[torch.dtype, bool], Work], *floors: Floor) -> list[Case]:
     """One case for fp32, which carries the promises, and one for bf16."""
     return [
@@ -230,7 +300,7 @@ def cases() -> list[Case]:
     Answers stay under 32 MiB where the case is ours to choose: above that the C library maps new pages for each call,
     and every contender measures the page faults.
     """
-    segments, fewer = "64x1024x512, 128 segments", "16x1024x512, 128 segments"
+    segments, fewer, soft = "64x1024x512, 128 segments", "16x1024x512, 128 segments", "64x196x384, 98 targets"
     found = _each_dtype("cosine_match", "2x4096x320", _matching, Floor("ratio", 1.5), TWO_THREADS)
     found += _each_dtype("match_2d", "2x4096x320, half", _matching_2d, TWO_THREADS)
     found += _each_dtype("tome_step", "64x197x768, r=16", _tome_step, Floor("ratio", 3.0), TWO_THREADS)
@@ -241,8 +311,14 @@ def cases() -> list[Case]:
             build = partial(_segment_reduce, mode=mode, labelled=labelled)
             found += _each_dtype(f"segment_reduce {mode}", f"{segments}, {name}", build, *floors)
     found += _each_dtype("segment_reduce mean", f"{fewer}, fwd+bwd", _segment_reduce_backward, TWO_THREADS)
+    found += _each_dtype("segment_softmax", "64x1024, 128 segments", _segment_softmax)
     found += _each_dtype("segment_broadcast", fewer, _segment_broadcast, TWO_THREADS)
     found += _each_dtype("gather_rows", "16x1024x512, half", _gather, TWO_THREADS)
     found += _each_dtype("scatter_rows", "16x512x512 into 1024", _scatter, TWO_THREADS)
     found += _each_dtype("scatter_add_rows", "16x512x512 into 256", _scatter_add, TWO_THREADS)
+    for over in ("tokens", "targets"):
+        for backward, name in ((False, over), (True, f"{over}, fwd+bwd")):
+            build = partial(_soft, over=over, backward=backward)
+            found += _each_dtype("soft_aggregate", f"{soft}, {name}", build, TWO_THREADS)
+    found.append(Case("merge", "compact_rows", "64x4096, half", "bool", partial(_compact, torch.bool)))
     return found
