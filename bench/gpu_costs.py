@@ -24,26 +24,79 @@ class Cost:
     threads: int | None = None  # of a block, where the launch takes fewer than __launch_bounds__ allows
 
 
-# The row kernels: 512 of 1024 rows of 512 bf16 channels, for 64 samples.
-_BATCH, _TOKENS, _PICKS, _WIDTH = 64, 1024, 512, 512
-_ROWS = "B=64 N=1024 M=512 C=512 bf16"
-_PICKED = _BATCH * _PICKS * _WIDTH * BF16  # bytes of the picked rows
-_INDEX = _BATCH * _PICKS * I64
-_WINNERS = _BATCH * _TOKENS * I64
-_ADDED = _BATCH * _PICKS * _WIDTH  # elements
+def _rows() -> dict[str, Cost]:
+    """512 of 1024 rows of 512 bf16 channels, for 64 samples."""
+    batch, tokens, picks, width = 64, 1024, 512, 512
+    case = "B=64 N=1024 M=512 C=512 bf16"
+    picked = batch * picks * width  # elements
+    index, winners = batch * picks * I64, batch * tokens * I64
+    return {
+        "gather_rows_kernel": Cost(case, 2 * picked * BF16 + index),
+        "clear_winners_kernel": Cost(case, winners),
+        "bid_kernel": Cost(case, index + 2 * batch * picks * I64),
+        "scatter_rows_kernel": Cost(case, 3 * picked * BF16 + winners),
+        "gather_winners_kernel": Cost(case, 2 * picked * BF16 + 2 * index),
+        "scatter_add_rows_kernel": Cost(
+            "B=64 M=512 into N=256, C=512 bf16", 1.5 * picked * BF16 + index, flops=2.0 * picked
+        ),
+        "scatter_add_rows_backward_kernel": Cost(
+            "B=64 M=512 from N=256, C=512 bf16",
+            2.5 * picked * BF16 + index + 2 * batch * picks * F32,
+            flops=3.0 * picked,
+        ),
+    }
 
-COSTS: dict[str, Cost] = {
-    "gather_rows_kernel": Cost(_ROWS, moved_bytes=2 * _PICKED + _INDEX),
-    "clear_winners_kernel": Cost(_ROWS, moved_bytes=_WINNERS),
-    "bid_kernel": Cost(_ROWS, moved_bytes=_INDEX + 2 * _BATCH * _PICKS * I64),
-    "scatter_rows_kernel": Cost(_ROWS, moved_bytes=_PICKED + _WINNERS + 2 * _PICKED),
-    "gather_winners_kernel": Cost(_ROWS, moved_bytes=2 * _PICKED + 2 * _INDEX),
-    "scatter_add_rows_kernel": Cost(
-        "B=64 M=512 into N=256, C=512 bf16", moved_bytes=1.5 * _PICKED + _INDEX, flops=2.0 * _ADDED
-    ),
-    "scatter_add_rows_backward_kernel": Cost(
-        "B=64 M=512 from N=256, C=512 bf16",
-        moved_bytes=2.5 * _PICKED + _INDEX + 2 * _BATCH * _PICKS * F32,
-        flops=3.0 * _ADDED,
-    ),
-}
+
+def _matching() -> dict[str, Cost]:
+    """Every second of 4096 tokens against the others, 320 wide, for 2 samples: a step of Stable Diffusion."""
+    batch, rows, columns, width = 2, 2048, 2048, 320
+    case, vectors = "B=2 Na=Nb=2048 D=320", batch * (rows + columns) * width
+    norms, answers = batch * (rows + columns) * F32, batch * rows * (F32 + I64)
+    products = 2.0 * batch * rows * columns * width
+    splits = 5  # of the columns, so that 64 blocks of rows fill 132 multiprocessors twice
+    partial = splits * batch * rows * (F32 + F32)
+    sort = 2048 * I64  # keys of one sample in shared memory
+    return {
+        "match_norms_kernel": Cost(f"{case} bf16", vectors * BF16 + norms, flops=2.0 * vectors),
+        "match_float32_kernel": Cost(f"{case} fp32", vectors * F32 + norms + partial, flops=products),
+        "match_mma_kernel": Cost(f"{case} bf16", vectors * BF16 + norms + partial, products, tensor_cores=True),
+        "match_splits_kernel": Cost(f"{case}, {splits} splits", partial + answers + batch * rows * F32),
+        "select_edges_kernel": Cost(
+            "B=2 Na=Nb=2048 r=1024", answers + batch * (rows + columns + rows + rows // 2) * I64, dynamic_shared=sort
+        ),
+    }
+
+
+def _segments() -> dict[str, Cost]:
+    """128 segments of 1024 tokens of 512 bf16 channels, for 64 samples; the long kinds take one row of 65536 tokens."""
+    batch, tokens, segments, width = 64, 1024, 128, 512
+    case, ids = "B=64 N=1024 S=128", batch * tokens * I64
+    x, y = batch * tokens * width, batch * segments * width  # elements
+    offsets, order = batch * (segments + 1) * I64, batch * tokens * F32
+    long, chunks = 65536, 16
+    long_case, counts = "B=1 N=65536 S=128", chunks * segments * F32
+    blocks = long // 2048 * width * F32
+    return {
+        "sort_row_kernel": Cost(f"{case}, ids", ids + offsets + order, dynamic_shared=segments * F32),
+        "count_chunk_kernel": Cost(f"{long_case}, ids", long * I64 + counts),
+        "sum_chunks_kernel": Cost(f"{long_case}, ids", 2 * counts + segments * F32),
+        "scan_totals_kernel": Cost(f"{long_case}, ids", segments * (F32 + I64)),
+        "place_chunk_kernel": Cost(f"{long_case}, ids", long * (I64 + F32) + counts),
+        "segment_rows_kernel": Cost(f"{case} C=512 bf16", (x + y) * BF16 + offsets, flops=float(x)),
+        "segment_blocks_kernel": Cost("B=1 N=65536 S=1 C=512 bf16", long * width * BF16 + blocks, flops=long * width),
+        "segment_broadcast_kernel": Cost(f"{case} C=512 bf16", (x + y) * BF16 + offsets),
+        "segment_mass_kernel": Cost(f"{case}, weights", batch * tokens * F32 + offsets + batch * segments * F32),
+        "segment_grad_kernel": Cost(f"{case} C=512 bf16", (x + y) * BF16 + offsets, flops=float(x)),
+        "segment_centre_kernel": Cost(f"{case} C=512, weights", 2.0 * batch * tokens * F32 + offsets),
+        "clear_rows_kernel": Cost(f"{case} C=512 bf16", x * BF16),
+        "segment_winner_kernel": Cost(f"{case} C=512 bf16, amax", (x + 2 * y) * BF16 + offsets),
+        "segment_softmax_kernel": Cost(
+            f"{case} bf16", 2.0 * batch * tokens * BF16 + offsets, flops=4.0 * batch * tokens
+        ),
+        "segment_softmax_backward_kernel": Cost(
+            f"{case} bf16", 3.0 * batch * tokens * BF16 + offsets, flops=4.0 * batch * tokens
+        ),
+    }
+
+
+COSTS: dict[str, Cost] = {**_rows(), **_matching(), **_segments()}
