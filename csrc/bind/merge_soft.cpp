@@ -2,6 +2,7 @@
 // Family merge, soft maps and compaction: checked arguments -> launcher, one function per op.
 #include "bind/call.h"
 #include "bind/families.h"
+#include "merge/compact_rows.h"
 #include "merge/soft_aggregate.h"
 #include "merge/soft_aggregate_backward.h"
 
@@ -64,9 +65,37 @@ py::object soft_aggregate_backward(py::handle grad_y_, py::handle grad_mass_out_
   return call.results();
 }
 
+py::object count_rows(py::handle mask_) {
+  Call call("compact_rows");
+  const Tensor mask = call.in("mask", mask_, kMask, "B N");
+  call.set('P', call.dim('B') + 1);
+  const Tensor cu_seqlens = call.out("cu_seqlens", py::none(), DType::i64, "P");
+  TK_RUN(
+      call, merge, count_rows,
+      merge::CountRowsArgs{mask.as<uint8_t>(), cu_seqlens.as<int64_t>(), call.dim('B'), call.dim('N'), mask.stride(0)});
+  return call.results();
+}
+
+// `total` is the last of cu_seqlens, which only the caller can read where the memory is on a device.
+py::object compact_rows(py::handle mask_, py::handle cu_seqlens_, int64_t total) {
+  Call call("compact_rows");
+  const Tensor mask = call.in("mask", mask_, kMask, "B N");
+  call.set('P', call.dim('B') + 1);
+  const Tensor cu_seqlens = call.dense("cu_seqlens", cu_seqlens_, kInt64, "P");
+  call.set_count("total", 'T', total);
+  call.check_offsets("cu_seqlens", cu_seqlens, total);
+  const Tensor index = call.out("index", py::none(), DType::i64, "T");
+  TK_RUN(call, merge, compact_rows,
+         merge::CompactRowsArgs{mask.as<uint8_t>(), cu_seqlens.as<int64_t>(), index.as<int64_t>(), call.dim('B'),
+                                call.dim('N'), mask.stride(0)});
+  return call.results();
+}
+
 }  // namespace
 
 void bind_merge_soft(py::module_& m) {
+  m.def("count_rows", &count_rows);
+  m.def("compact_rows", &compact_rows);
   m.def("soft_aggregate", &soft_aggregate);
   m.def("soft_aggregate_backward", &soft_aggregate_backward);
 }

@@ -150,3 +150,26 @@ def test_bad_words():
         ops.soft_aggregate(X, LOGITS, "rows")
     with pytest.raises(ValueError, match="mass must be None where over is 'tokens'"):
         ops.soft_aggregate(X, LOGITS, "tokens", MASS)
+
+
+KEEP = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 0]], dtype=torch.bool)
+
+
+def test_compact_rows():
+    index, cu_seqlens = ops.compact_rows(KEEP)
+    assert index.tolist() == [0, 2, 3, 9]
+    assert cu_seqlens.tolist() == [0, 3, 3, 4]
+    torch.library.opcheck(torch.ops.tokernel.compact_rows.default, (KEEP,))
+
+
+def test_compact_rows_compiles_with_a_size_that_depends_on_data():
+    def pack(x, mask):
+        index, cu_seqlens = ops.compact_rows(mask)
+        return ops.gather_rows(x.reshape(1, -1, x.shape[2]), index[None]).sum(1), cu_seqlens
+
+    x = normal(3, 4, 5)
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        compiled = torch.compile(pack, fullgraph=True, backend="aot_eager")
+        for mask in (KEEP, ~KEEP):
+            for a, b in zip(compiled(x, mask), pack(x, mask), strict=True):
+                torch.testing.assert_close(a, b)

@@ -9,11 +9,12 @@ from tokernel.ops._merge_match import cosine_match, select_edges
 from tokernel.ops._merge_plan import MergePlan, bipartite_match, kth_match, match_2d, random_match, threshold_match
 from tokernel.ops._merge_rows import gather_rows, scatter_add_rows, scatter_rows
 from tokernel.ops._merge_segments import segment_broadcast, segment_reduce, segment_softmax
-from tokernel.ops._merge_soft import soft_aggregate
+from tokernel.ops._merge_soft import compact_rows, soft_aggregate
 
 __all__ = [
     "MergePlan",
     "bipartite_match",
+    "compact_rows",
     "cosine_match",
     "gather_rows",
     "kth_match",

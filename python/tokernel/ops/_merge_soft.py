@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Family merge as torch ops: soft maps."""
+"""Family merge as torch ops: soft maps and compaction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokernel.kernels import merge as kernels
 from tokernel.kernels.merge._soft import is_over_targets
 from tokernel.ops._torch_op import define
 
-__all__ = ["soft_aggregate"]
+__all__ = ["compact_rows", "soft_aggregate"]
 
 
 # ---- the gradients as torch formulas: what the second derivative is taken of ---------------------------------------
@@ -189,4 +189,41 @@ def soft_aggregate(
         y: Tensor = _aggregate(x, logits)
         return y
     pair: tuple[Tensor, Tensor] = _targets(x, logits, mass)
+    return pair
+
+
+# ---- compaction -----------------------------------------------------------------------------------------------------
+def _compact_rows_fake(mask: Tensor) -> tuple[Tensor, Tensor]:
+    total = torch.library.get_ctx().new_dynamic_size()
+    return (
+        mask.new_empty((total,), dtype=torch.int64),
+        mask.new_empty((mask.shape[0] + 1,), dtype=torch.int64),
+    )
+
+
+_compact_rows = define(
+    "compact_rows(Tensor mask) -> (Tensor, Tensor)",
+    kernels.compact_rows,
+    _compact_rows_fake,
+    batched=False,
+)
+
+
+def compact_rows(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """List the kept tokens. Torch form of :func:`tokernel.kernels.merge.compact_rows`.
+
+    The size of the result depends on the data: on a GPU the call waits once for the total, ``vmap`` is refused, and
+    ``torch.compile(fullgraph=True)`` needs ``torch._dynamo.config.capture_dynamic_output_shape_ops``.
+
+    Args:
+        mask: (B, N) bool or uint8, a token is kept where it is not 0.
+
+    Returns:
+        index (total,) int64, flat into B * N, ascending; and cu_seqlens (B + 1,) int64.
+
+    >>> import torch
+    >>> compact_rows(torch.tensor([[True, False, True], [False, True, False]]))
+    (tensor([0, 2, 4]), tensor([0, 2, 3]))
+    """
+    pair: tuple[Tensor, Tensor] = _compact_rows(mask)
     return pair

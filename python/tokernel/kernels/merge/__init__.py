@@ -18,11 +18,12 @@ from tokernel.kernels.merge._segments import (
     segment_softmax,
     segment_softmax_backward,
 )
-from tokernel.kernels.merge._soft import soft_aggregate, soft_aggregate_backward
+from tokernel.kernels.merge._soft import compact_rows, soft_aggregate, soft_aggregate_backward
 
 __all__ = [
     "MergePlan",
     "bipartite_match",
+    "compact_rows",
     "cosine_match",
     "gather_rows",
     "kth_match",

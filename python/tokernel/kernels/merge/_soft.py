@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Soft maps: every target is a weighted mean of all tokens."""
+"""Soft maps, where every target is a weighted mean of all tokens, and compaction, where every kept token stays one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,33 @@ from typing import Any
 
 from tokernel.kernels._arrays import Array, extension_of
 
-__all__ = ["soft_aggregate", "soft_aggregate_backward"]
+__all__ = ["compact_rows", "soft_aggregate", "soft_aggregate_backward"]
+
+
+def compact_rows(mask: Array) -> tuple[Array, Array]:
+    """List the kept tokens: row after row, in order, as flat positions.
+
+    ``index`` holds ``b * N + n`` for every token n of row b that `mask` keeps, and row b owns
+    ``index[cu_seqlens[b] : cu_seqlens[b + 1]]``. Gathering rows of ``x.reshape(B * N, C)`` at `index` packs the batch.
+    The size of `index` depends on the data: on a GPU the call waits once for the total.
+
+    Args:
+        mask: (B, N) bool or uint8, a token is kept where it is not 0.
+
+    Returns:
+        index (total,) int64 and cu_seqlens (B + 1,) int64.
+
+    Raises:
+        ValueError: `mask` is not two-dimensional.
+        TypeError: not an array, or a dtype that is not listed.
+
+    >>> import numpy as np
+    >>> compact_rows(np.array([[True, False, True], [False, True, False]]))
+    (array([0, 2, 4]), array([0, 2, 3]))
+    """
+    module = extension_of("compact_rows", "mask", mask)
+    cu_seqlens = module.count_rows(mask)
+    return module.compact_rows(mask, cu_seqlens, int(cu_seqlens[-1])), cu_seqlens
 
 
 def is_over_targets(over: str, mass: Any) -> bool:
