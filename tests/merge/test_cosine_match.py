@@ -9,11 +9,12 @@ from tokernel.kernels.merge import cosine_match
 
 DTYPES = ["float32", "float16", "bfloat16"]
 SIZES = [(1, 1, 1, 1), (2, 1, 2, 3), (2, 5, 7, 15), (1, 13, 16, 16), (1, 12, 17, 33), (2, 16, 31, 8), (1, 17, 33, 65)]
+SIMT_SIZES = [(1, 66, 130, 36)]  # more than one tile of rows, of columns and of d
 NATIVE_SIZES = [(2, 131, 97, 64), (1, 48, 300, 130), (40, 9, 20, 5), (3, 300, 260, 40), (1, 7, 40, 1283)]
 
 
 def sizes_for(backend):
-    return SIZES if backend == "simt" else SIZES + NATIVE_SIZES
+    return SIZES + (SIMT_SIZES if backend == "simt" else NATIVE_SIZES)
 
 
 def as_dtype(x, dtype):
@@ -52,11 +53,10 @@ def bound(width):
 
 def exact_vectors(rng, *shape):
     """Small integers whose norms are powers of two, so that every step is exact and ties abound."""
-    x = np.zeros(shape, np.float32)
-    for row in x.reshape(-1, shape[-1]):
-        count = rng.choice([c for c in (0, 1, 4, 16) if c <= shape[-1]])
-        row[rng.choice(shape[-1], count, replace=False)] = rng.choice([-1, 1], count)
-    return x
+    width = shape[-1]
+    counts = rng.choice([c for c in (0, 1, 4, 16) if c <= width], shape[:-1])
+    signs = rng.choice(np.array([-1, 1], np.float32), shape)
+    return rng.permuted(np.where(np.arange(width) < counts[..., None], signs, 0), axis=-1).astype(np.float32)
 
 
 def host(x):
@@ -86,6 +86,18 @@ def test_exact_and_lowest_index_on_exact_data(backend, rng, dtype):
         best, lowest = oracle(a64, b64)
         np.testing.assert_array_equal(score, best)
         np.testing.assert_array_equal(index, lowest)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_many_short_samples(backend, rng, dtype):
+    """Enough blocks that a CUDA block walks over more than one tile of columns."""
+    a = np.tile(np.array([1, 1, 1, 1], np.float32), (132, 1, 1))
+    b = exact_vectors(rng, 132, 130, 4)
+    b[np.arange(132), np.arange(132) % 130] = 1  # each sample's best column is another one
+    score, index = cosine_match(a.astype(dtype), b.astype(dtype))
+    best, lowest = oracle(a.astype(float), b.astype(float))
+    np.testing.assert_array_equal(score, best)
+    np.testing.assert_array_equal(index, lowest)
 
 
 def test_equal_columns_tie_to_the_lowest(backend, rng):

@@ -113,7 +113,7 @@ def test_given_sets(backend, rng):
 
 def test_many_rows(backend, rng):
     """More rows than one block's shared memory sorts."""
-    rows = 3000 if backend == "simt" else 20000
+    rows = 8200 if backend == "simt" else 20000
     score, index = random_case(rng, 1, rows, rows)
     check(score, index, rows // 3, rows, sort_unmerged=True)
 
