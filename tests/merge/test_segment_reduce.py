@@ -161,6 +161,16 @@ def test_long_segments_add_up_in_blocks(backend, rng, lengths, form):
         assert mass.tolist() == [list(lengths)]
 
 
+def test_many_segments(backend, rng):
+    """More than the device counts in shared memory."""
+    x = rng.standard_normal((1, 30, 3)).astype(np.float32)
+    ids = labels(rng, 1, 30, 4100)
+    ids[0, ::3] = 4099
+    got = merge.segment_reduce(x, ids=ids, segments=4100)
+    with tokernel.use_backend("ref"):
+        assert np.array_equal(got, merge.segment_reduce(x, ids=ids, segments=4100))
+
+
 def test_any_thread_count_gives_the_same_bits(rng):
     x = rng.standard_normal((2, 3 * BLOCK, 40)).astype(np.float32)
     weight = rng.random((2, 3 * BLOCK)).astype(np.float32)
