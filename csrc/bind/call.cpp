@@ -97,9 +97,10 @@ bool Call::on_host() { return kHostMemory; }
 int64_t Call::dim(char letter) const { return dims_[letter - 'A']; }
 void Call::set(char letter, int64_t extent) { dims_[letter - 'A'] = extent; }
 
-void Call::set_count(const char* name, char letter, int64_t extent) {
-  if (extent < 0) fail_value(name, "at least 0", std::to_string(extent));
+int64_t Call::set_count(const char* name, char letter, py::handle object) {
+  const int64_t extent = integer(name, object, 0);
   set(letter, extent);
+  return extent;
 }
 
 void Call::fail_value(const char* name, const std::string& expected, const std::string& got) const {

@@ -76,8 +76,8 @@ class Call {
   // The extent a letter stands for; `set` binds one that no array shows (a count given as a number).
   int64_t dim(char letter) const;
   void set(char letter, int64_t extent);
-  // As set, for a count that the caller passed as a number: must not be negative.
-  void set_count(const char* name, char letter, int64_t extent);
+  // As set, for a count that the caller passed as a number; returns it.
+  int64_t set_count(const char* name, char letter, py::handle object);
 
   // Kernels of this extension work on memory that the binding may read.
   static bool on_host();

@@ -52,7 +52,7 @@ void check_partition(const Call& call, const Tensor& a_ids, const Tensor& b_ids)
 void bind_tokens(Call& call, int64_t tokens, bool has_ids) {
   const int64_t rows = call.dim('R');
   const int64_t columns = call.dim('M');
-  if (columns < 0 || columns > kMostColumns) call.fail_value("columns", "in [0, 2^48]", std::to_string(columns));
+  if (columns > kMostColumns) call.fail_value("columns", "in [0, 2^48]", std::to_string(columns));
   if (!has_ids && rows - columns != 0 && rows - columns != 1) {
     call.fail_value("columns", "the number of odd tokens beside " + std::to_string(rows) + " even ones",
                     std::to_string(columns));
@@ -64,18 +64,19 @@ void bind_tokens(Call& call, int64_t tokens, bool has_ids) {
   call.set('N', tokens < 0 ? least : tokens);
 }
 
-py::object select_edges(py::handle score_, py::handle index_, int64_t r, int64_t columns, py::handle take_,
+py::object select_edges(py::handle score_, py::handle index_, py::handle r_, py::handle columns_, py::handle take_,
                         py::handle valid_, bool class_token, bool distill_token, bool sort_unmerged, py::handle a_ids_,
-                        py::handle b_ids_, int64_t tokens) {
+                        py::handle b_ids_, py::handle tokens_) {
   Call call("select_edges");
   const Tensor index = call.dense("index", index_, kIndex, "B R");
   const int64_t rows = call.dim('R');
-  call.set('M', columns);
+  const int64_t columns = call.set_count("columns", 'M', columns_);
   if (a_ids_.is_none() != b_ids_.is_none())
     call.fail_value("b_ids", "given with a_ids, and a_ids with it", "one of them");
-  bind_tokens(call, tokens, !a_ids_.is_none());
+  const int64_t r = call.integer("r", r_, 0);
+  bind_tokens(call, tokens_.is_none() ? -1 : call.integer("tokens", tokens_, 0), !a_ids_.is_none());
   const int64_t most = class_token && rows > 0 ? rows - 1 : rows;
-  if (r < 0 || r > most) call.fail_value("r", "in [0, " + std::to_string(most) + "]", std::to_string(r));
+  if (r > most) call.fail_value("r", "in [0, " + std::to_string(most) + "]", std::to_string(r));
   const bool ragged = !take_.is_none() || !valid_.is_none();
   call.set('E', r);
   call.set('U', ragged ? rows : rows - r);

@@ -21,11 +21,11 @@ py::object gather_rows(py::handle x_, py::handle index_, py::handle out_) {
   return call.results();
 }
 
-py::object scatter_rows(py::handle y_, py::handle index_, int64_t n, py::handle base_, py::handle out_) {
+py::object scatter_rows(py::handle y_, py::handle index_, py::handle n_, py::handle base_, py::handle out_) {
   Call call("scatter_rows");
   const Tensor y = call.in("y", y_, kFloat, "B M C");
   const Tensor index = call.in("index", index_, kIndex, "B M");
-  call.set_count("n", 'N', n);
+  const int64_t n = call.set_count("n", 'N', n_);
   const Tensor base = call.optional("base", base_, dtype_bit(y.dtype), "B N C");
   call.check_index("index", index, n);
   const Tensor out = call.out("out", out_, y.dtype, "B N C");
@@ -48,12 +48,12 @@ py::object scatter_rows_backward(py::handle grad_, py::handle index_, py::handle
   return call.results();
 }
 
-py::object scatter_add_rows(py::handle y_, py::handle index_, int64_t n, py::handle weight_, py::handle out_) {
+py::object scatter_add_rows(py::handle y_, py::handle index_, py::handle n_, py::handle weight_, py::handle out_) {
   Call call("scatter_add_rows");
   const Tensor y = call.in("y", y_, kFloat, "B M C");
   const Tensor index = call.in("index", index_, kIndex, "B M");
   const Tensor weight = call.optional_dense("weight", weight_, kF32, "B M");
-  call.set_count("n", 'N', n);
+  const int64_t n = call.set_count("n", 'N', n_);
   call.check_index("index", index, n);
   const Tensor out = call.out("out", out_, y.dtype, "B N C");
   TK_RUN(call, merge, scatter_add_rows,

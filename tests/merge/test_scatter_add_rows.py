@@ -135,7 +135,11 @@ BAD = {
         r"scatter_add_rows: index must be in \[0, 4\), got 4",
     ),
     "index negative": (lambda y, i, n, w: (y, i - 5, n), ValueError, r"index must be in \[0, 5\), got -"),
-    "n negative": (lambda y, i, n, w: (y, i, -1), ValueError, r"scatter_add_rows: n must be at least 0, got -1"),
+    "n negative": (
+        lambda y, i, n, w: (y, i, -1),
+        ValueError,
+        r"scatter_add_rows: n must be an integer of at least 0, got -1",
+    ),
     "n enormous": (lambda y, i, n, w: (y, i, 2**60), ValueError, r"out must be smaller than 2\*\*60 elements"),
     "weight shape": (lambda y, i, n, w: (y, i, n, w[:1]), ValueError, r"weight must be \(B, M\) with B = 2, M = 3"),
     "weight dtype": (lambda y, i, n, w: (y, i, n, w.half()), TypeError, r"weight must be float32, got float16"),

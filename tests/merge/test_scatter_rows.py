@@ -106,7 +106,11 @@ def test_out(backend):
 BAD = {
     "index too large": (lambda y, i, n, b: (y, i, n - 2), ValueError, r"scatter_rows: index must be in \[0, 3\), got"),
     "index negative": (lambda y, i, n, b: (y, i - 5, n), ValueError, r"scatter_rows: index must be in \[0, 5\), got -"),
-    "n negative": (lambda y, i, n, b: (y, i, -1), ValueError, r"scatter_rows: n must be at least 0, got -1"),
+    "n negative": (
+        lambda y, i, n, b: (y, i, -1),
+        ValueError,
+        r"scatter_rows: n must be an integer of at least 0, got -1",
+    ),
     "n enormous": (lambda y, i, n, b: (y, i, 2**60), ValueError, r"out must be smaller than 2\*\*60 elements"),
     "n no number": (lambda y, i, n, b: (y, i, "5"), TypeError, "scatter_rows"),
     "base shape": (lambda y, i, n, b: (y, i, n, b[:, :4]), ValueError, r"base must be \(B, N, C\) with B = 2, N = 5"),

@@ -144,7 +144,7 @@ I = np.zeros((2, 4), np.int64)  # noqa: E741
         ((S, I + 3, 1, 3), {}, ValueError, r"index must be in \[0, 3\)"),
         ((S, I - 1, 1, 3), {}, ValueError, r"index must be in \[0, 3\)"),
         ((S, I, 5, 4), {}, ValueError, r"r must be in \[0, 4\]"),
-        ((S, I, -1, 4), {}, ValueError, "r must be in"),
+        ((S, I, -1, 4), {}, ValueError, "r must be an integer of at least 0"),
         ((S, I, 4, 4), {"class_token": True}, ValueError, r"r must be in \[0, 3\]"),
         ((S, I, 1, 2), {}, ValueError, "columns must be the number of odd tokens"),
         ((S, I, 1, -1), {}, ValueError, "columns must be"),

@@ -113,5 +113,5 @@ def select_edges(
         sort_unmerged,
         a_ids,
         b_ids,
-        -1 if tokens is None else tokens,
+        tokens,
     )

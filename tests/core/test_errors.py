@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One message for every mistake: `op: argument must be ..., got ...`, for every op of the package, before anything ran.
+
+A new op fails here until it has a line in CASES.
+"""
+
+import inspect
+import re
+
+import numpy as np
+import pytest
+
+import tokernel
+from tokernel.kernels import merge
+
+
+def floats(*shape):
+    return np.arange(int(np.prod(shape)), dtype=np.float32).reshape(shape)
+
+
+INDEX = np.array([[2, 0]])
+OFFSETS = np.array([0, 1, 3])
+# A call that works, by op; every array and every integer of it is then spoiled, one at a time.
+CASES = {
+    "cosine_match": {"a": floats(1, 3, 2), "b": floats(1, 2, 2), "mask_a": np.ones((1, 3), bool)},
+    "gather_rows": {"x": floats(1, 3, 2), "index": INDEX},
+    "scatter_rows": {"y": floats(1, 2, 2), "index": INDEX, "n": 3, "base": floats(1, 3, 2)},
+    "scatter_rows_backward": {"grad": floats(1, 3, 2), "index": INDEX},
+    "scatter_add_rows": {"y": floats(1, 2, 2), "index": INDEX, "n": 3, "weight": floats(1, 2)},
+    "scatter_add_rows_backward": {
+        "grad": floats(1, 3, 2),
+        "y": floats(1, 2, 2),
+        "index": INDEX,
+        "weight": floats(1, 2),
+    },
+    "segment_broadcast": {"y": floats(2, 4), "offsets": OFFSETS, "tokens": 3},
+    "segment_reduce": {"x": floats(3, 4), "ids": np.array([0, 1, -1]), "segments": 2, "weight": floats(3)},
+    "segment_reduce_backward": {"grad": floats(2, 4), "x": floats(3, 4), "offsets": OFFSETS, "weight": floats(3)},
+    "segment_softmax": {"scores": floats(3), "offsets": OFFSETS},
+    "segment_softmax_backward": {"grad": floats(3), "p": floats(3), "offsets": OFFSETS},
+    "select_edges": {"score": floats(1, 3), "index": np.array([[0, 1, 1]]), "r": 1, "columns": 2},
+}
+# Written in Python over the ops above, which check their arguments.
+COMPOSED = {"bipartite_match", "kth_match", "match_2d", "random_match", "threshold_match"}
+
+ARRAYS = [(op, arg) for op, call in CASES.items() for arg, value in call.items() if isinstance(value, np.ndarray)]
+COUNTS = [(op, arg) for op, call in CASES.items() for arg, value in call.items() if isinstance(value, int)]
+
+
+def fails(op, error, pattern, **spoiled):
+    before = tokernel.last_backend()
+    with pytest.raises(error, match=pattern):
+        getattr(merge, op)(**{**CASES[op], **spoiled})
+    assert tokernel.last_backend() == before
+
+
+@pytest.fixture(autouse=True)
+def something_else_ran():
+    tokernel._C.forget_last_level()
+
+
+def test_every_op_is_here():
+    functions = {name for name in merge.__all__ if inspect.isfunction(getattr(merge, name))}
+    assert functions - COMPOSED == set(CASES)
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_the_call_works_unspoiled(op):
+    getattr(merge, op)(**CASES[op])
+    assert tokernel.last_backend() != "none"
+
+
+@pytest.mark.parametrize(("op", "arg"), ARRAYS)
+def test_no_array(op, arg):
+    fails(op, TypeError, rf"^{op}: {arg} must be an array \(.*\), got str$", **{arg: "text"})
+
+
+@pytest.mark.parametrize(("op", "arg"), ARRAYS)
+def test_wrong_dtype(op, arg):
+    spoiled = CASES[op][arg].astype(np.complex64)
+    fails(op, TypeError, rf"^{op}: {arg} must be [a-z0-9, ]+, got complex64$", **{arg: spoiled})
+
+
+@pytest.mark.parametrize(("op", "arg"), ARRAYS)
+def test_wrong_rank(op, arg):
+    spoiled = CASES[op][arg][None, None, None]
+    expected = rf"^{op}: {arg} must be \(.*\).*, got {re.escape(str(spoiled.shape))} {spoiled.dtype}$"
+    fails(op, ValueError, expected, **{arg: spoiled})
+
+
+@pytest.mark.parametrize(("op", "arg"), ARRAYS)
+def test_wrong_extent(op, arg):
+    """Twice as long along the first dimension disagrees with some other argument, whichever is seen first."""
+    value = CASES[op][arg]
+    spoiled = np.concatenate([value, value])
+    names = "|".join(CASES[op])
+    fails(op, ValueError, rf"^{op}: ({names}) must be .*, got ", **{arg: spoiled})
+
+
+@pytest.mark.parametrize(("op", "arg"), COUNTS)
+@pytest.mark.parametrize("value", [1.5, "2", [1]])
+def test_no_integer(op, arg, value):
+    fails(op, TypeError, rf"^{op}: {arg} must be an integer.*, got {type(value).__name__}$", **{arg: value})
+
+
+@pytest.mark.parametrize(("op", "arg"), COUNTS)
+@pytest.mark.parametrize("value", [-3, 2**61, 2**70, -(2**70)])
+def test_impossible_count(op, arg, value):
+    """Extents given as numbers are checked before an array is made of them: too large is no crash of the allocator."""
+    fails(op, ValueError, rf"^{op}: \w+ must be .*, got ", **{arg: value})
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("bad", [-1, 3, 2**31 - 1, -(2**31)])
+def test_index_out_of_range_is_found_before_anything_is_written(dtype, bad, backend):
+    index = np.array([[2, 1, bad, 0]], dtype)
+    out = np.full((1, 4, 2), 7, np.float32)
+    with pytest.raises(ValueError, match=rf"^gather_rows: index must be in \[0, 3\), got {bad} at flat position 2$"):
+        merge.gather_rows(floats(1, 3, 2), index, out=out)
+    assert (out == 7).all()
+
+
+def test_every_index_is_out_of_range_of_nothing(backend):
+    with pytest.raises(ValueError, match=r"^gather_rows: index must be in \[0, 0\), got 0 at flat position 0$"):
+        merge.gather_rows(np.zeros((1, 0, 2), np.float32), np.array([[0]]))
+
+
+@pytest.mark.parametrize(
+    ("offsets", "rule", "got"),
+    [
+        ([1, 2, 3], "0 at its start", "1 at flat position 0"),
+        ([0, 2, 1, 3], "non-decreasing", "1 at flat position 2"),
+        ([0, 1, 2], "equal to the number of tokens at its end", "2 at flat position 2"),
+        ([0, -1, 3], "non-decreasing", "-1 at flat position 1"),
+        ([], "at least one offset long", "none"),
+    ],
+)
+def test_offsets_that_are_no_partition(offsets, rule, got):
+    fails(
+        "segment_softmax",
+        ValueError,
+        f"^segment_softmax: offsets must be {rule}, got {got}$",
+        offsets=np.array(offsets, np.int64),
+    )
+
+
+def test_torch_ops_say_the_same():
+    torch = pytest.importorskip("torch", reason="torch is an extra")
+    from tokernel import ops
+
+    with pytest.raises(ValueError, match=r"^gather_rows: index must be \(B, M\) with B = 1, got \(2,\) int64$"):
+        ops.gather_rows(torch.zeros(1, 3, 2), torch.tensor([0, 1]))
+    with pytest.raises(TypeError, match=r"^gather_rows: x must be float32, float16 or bfloat16, got float64$"):
+        ops.gather_rows(torch.zeros(1, 3, 2, dtype=torch.float64), torch.tensor([[0]]))
