@@ -77,12 +77,12 @@ py::object count_rows(py::handle mask_) {
 }
 
 // `total` is the last of cu_seqlens, which only the caller can read where the memory is on a device.
-py::object compact_rows(py::handle mask_, py::handle cu_seqlens_, int64_t total) {
+py::object compact_rows(py::handle mask_, py::handle cu_seqlens_, py::handle total_) {
   Call call("compact_rows");
   const Tensor mask = call.in("mask", mask_, kMask, "B N");
   call.set('P', call.dim('B') + 1);
   const Tensor cu_seqlens = call.dense("cu_seqlens", cu_seqlens_, kInt64, "P");
-  call.set_count("total", 'T', total);
+  const int64_t total = call.set_count("total", 'T', total_);
   call.check_offsets("cu_seqlens", cu_seqlens, total);
   const Tensor index = call.out("index", py::none(), DType::i64, "T");
   TK_RUN(call, merge, compact_rows,

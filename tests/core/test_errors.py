@@ -22,6 +22,7 @@ INDEX = np.array([[2, 0]])
 OFFSETS = np.array([0, 1, 3])
 # A call that works, by op; every array and every integer of it is then spoiled, one at a time.
 CASES = {
+    "compact_rows": {"mask": np.ones((2, 3), bool)},
     "cosine_match": {"a": floats(1, 3, 2), "b": floats(1, 2, 2), "mask_a": np.ones((1, 3), bool)},
     "gather_rows": {"x": floats(1, 3, 2), "index": INDEX},
     "scatter_rows": {"y": floats(1, 2, 2), "index": INDEX, "n": 3, "base": floats(1, 3, 2)},
@@ -38,12 +39,21 @@ CASES = {
     "segment_reduce_backward": {"grad": floats(2, 4), "x": floats(3, 4), "offsets": OFFSETS, "weight": floats(3)},
     "segment_softmax": {"scores": floats(3), "offsets": OFFSETS},
     "segment_softmax_backward": {"grad": floats(3), "p": floats(3), "offsets": OFFSETS},
+    "soft_aggregate": {"x": floats(1, 3, 4), "logits": floats(1, 2, 3)},
+    "soft_aggregate_backward": {
+        "grad_y": floats(1, 2, 4),
+        "x": floats(1, 3, 4),
+        "logits": floats(1, 2, 3),
+        "y": floats(1, 2, 4),
+    },
     "select_edges": {"score": floats(1, 3), "index": np.array([[0, 1, 1]]), "r": 1, "columns": 2},
 }
 # Written in Python over the ops above, which check their arguments.
 COMPOSED = {"bipartite_match", "kth_match", "match_2d", "random_match", "threshold_match"}
 
 ARRAYS = [(op, arg) for op, call in CASES.items() for arg, value in call.items() if isinstance(value, np.ndarray)]
+# Alone, an array of any extents is fine.
+TOGETHER = [(op, arg) for op, arg in ARRAYS if sum(op == other for other, _ in ARRAYS) > 1]
 COUNTS = [(op, arg) for op, call in CASES.items() for arg, value in call.items() if isinstance(value, int)]
 
 
@@ -88,7 +98,7 @@ def test_wrong_rank(op, arg):
     fails(op, ValueError, expected, **{arg: spoiled})
 
 
-@pytest.mark.parametrize(("op", "arg"), ARRAYS)
+@pytest.mark.parametrize(("op", "arg"), TOGETHER)
 def test_wrong_extent(op, arg):
     """Twice as long along the first dimension disagrees with some other argument, whichever is seen first."""
     value = CASES[op][arg]
