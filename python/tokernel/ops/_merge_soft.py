@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -161,6 +161,16 @@ _targets_backward = define(
     setup=_targets_backward_setup,
     backward=_targets_backward_grads,
 )
+
+
+@overload
+def soft_aggregate(x: Tensor, logits: Tensor, over: Literal["tokens"] = "tokens", mass: None = None) -> Tensor: ...
+
+
+@overload
+def soft_aggregate(
+    x: Tensor, logits: Tensor, over: Literal["targets"], mass: Tensor | None = None
+) -> tuple[Tensor, Tensor]: ...
 
 
 def soft_aggregate(
