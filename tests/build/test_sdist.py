@@ -29,7 +29,7 @@ def test_sdist_installs_in_an_empty_environment(tmp_path):
     (sdist,) = tmp_path.glob("tokernel-*.tar.gz")
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    run(python, "-m", "pip", "install", "-q", sdist, "-C", "cmake.define.TOKERNEL_CUDA=OFF", cwd=tmp_path)
+    run(python, "-m", "pip", "install", "-q", sdist, "--config-settings=cmake.define.TOKERNEL_CUDA=OFF", cwd=tmp_path)
     assert run(python, "-c", USE, cwd=tmp_path).strip()
 
 
