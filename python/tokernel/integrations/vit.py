@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the ViT inside a model, and run a paper's block in place of each of its blocks.
+
+Known are timm-shaped models (``blocks[i].attn.qkv``) and transformers' ViT, DeiT, ViT-MAE, ViT-MSN and DINOv2. What a
+block hands to the next beside its tokens (sizes, sources) goes through one slot a block, written by block i and read by
+block i + 1: nothing to reset between images, and recomputing a block (gradient checkpointing) finds its input. A
+patched model runs one forward pass at a time: threads need copies of it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokernel.integrations._blocks import BlockView, view_block
+from tokernel.integrations._patch import Original, Patch, patch_of, unpatch
+
+__all__ = ["Vit", "VitPatch"]
+
+
+class Vit:
+    """The ViT found in a model.
+
+    Attributes:
+        module: the part that owns the blocks.
+        views: its blocks.
+        class_token, distill_token: whether tokens 0 and 1 are these.
+        mean_pool: whether the head averages the patch tokens instead of reading the class token.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        if hasattr(model, "_orig_mod"):
+            raise ValueError("patch_vit: model expected a module; got a compiled one: patch first, then torch.compile")
+        found = [(module, blocks) for module in model.modules() if (blocks := _blocks_of(module)) is not None]
+        if len(found) != 1:
+            names = ", ".join(type(module).__name__ for module, _ in found) or type(model).__name__
+            raise ValueError(
+                f"patch_vit: model expected exactly one ViT (timm-shaped blocks[i].attn.qkv, or transformers "
+                f"attention.q_proj); got {len(found)} in {names}"
+            )
+        module, self.views = found[0]
+        self.module: Any = module
+        owner = getattr(module, "embeddings", module)
+        self.class_token = _has(owner, "cls_token")
+        self.distill_token = _has(owner, "dist_token", "distillation_token")
+        prefix = getattr(module, "num_prefix_tokens", self.protected)
+        if prefix != self.protected or _has(owner, "reg_token", "register_tokens"):
+            raise ValueError(
+                "patch_vit: model expected at most a class and a distillation token before the patches; got more"
+            )
+        self.mean_pool = _mean_pool(model, module)
+
+    @property
+    def protected(self) -> int:
+        """Number of tokens that are not patches."""
+        return int(self.class_token) + int(self.distill_token)
+
+
+class VitPatch(Patch):
+    """A patched ViT: runs :meth:`block` in place of each block, and a size-weighted mean where the head pools."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        previous = patch_of(model)
+        self.vit: Vit = previous.vit if isinstance(previous, VitPatch) else Vit(model)
+        self.sizes: list[Tensor | None] = [None] * len(self.vit.views)
+
+    def install(self) -> None:
+        """Replace the forward of every block, and the pooling; an earlier patch of the model is undone first."""
+        unpatch(self.model)
+        for index, view in enumerate(self.vit.views):
+            self.replace(view.module, "forward", _run_block, self, index)
+        if self.vit.mean_pool:
+            self.replace(self.vit.module, "forward_head", _run_head, self)
+        self.attach()
+
+    @abstractmethod
+    def block(self, index: int, view: BlockView, x: Tensor, dense: Callable[[Tensor], Tensor]) -> Tensor:
+        """Compute block ``index`` of tokens x; ``dense`` is the block as it was."""
+
+    @property
+    def size(self) -> Tensor | None:
+        """How many patches each token of the last output stands for, (B, N, 1) float32; None when nothing merged."""
+        return self.sizes[-1]
+
+    def size_before(self, index: int, x: Tensor) -> Tensor | None:
+        """The sizes that come with the input x of block ``index``."""
+        size = self.sizes[index - 1] if index else None
+        if size is not None and size.shape[:2] != x.shape[:2]:
+            raise ValueError(
+                f"{type(self).__name__}: block {index} expected the {tuple(size.shape[:2])} (batch, tokens) that block "
+                f"{index - 1} put out; got {tuple(x.shape[:2])}"
+            )
+        return size
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What the last forward pass left is no part of a copy, and tensors with a gradient cannot be copied.
+        return self.__dict__ | {"sizes": [None] * len(self.sizes)}
+
+
+def _run_block(patch: VitPatch, index: int, original: Original, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    view = patch.vit.views[index]
+    mask = args[0] if args else kwargs.get("attention_mask", kwargs.get("attn_mask"))
+    if mask is not None:
+        raise ValueError(f"{type(patch).__name__}: attention mask expected None, tokens change places; got a mask")
+
+    def dense(tokens: Tensor) -> Tensor:
+        out: Tensor = original(tokens, *args, **kwargs)
+        return out
+
+    run = partial(patch.block, index, view, dense=dense)
+    module = view.module
+    if getattr(module, "gradient_checkpointing", False) and module.training and torch.is_grad_enabled():
+        out: Tensor = module._gradient_checkpointing_func(run, x)
+        return out
+    return run(x)
+
+
+def _run_head(patch: VitPatch, original: Original, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    size = patch.size
+    if size is not None:
+        # The head averages patches plainly: weighted beforehand, its mean is sum(x * size) / sum(size).
+        first = patch.vit.protected
+        share = size[:, first:] / size[:, first:].mean(1, keepdim=True)
+        x = torch.cat([x[:, :first], x[:, first:] * share.to(x.dtype)], 1)
+    out: Tensor = original(x, *args, **kwargs)
+    return out
+
+
+def _has(module: nn.Module, *names: str) -> bool:
+    return any(getattr(module, name, None) is not None for name in names)
+
+
+def _blocks_of(module: nn.Module) -> list[BlockView] | None:
+    """The blocks of a module that is a ViT itself; None when it is not."""
+    encoder = getattr(module, "encoder", None)
+    for owner, name in ((module, "blocks"), (module, "layers"), (encoder, "layer")):
+        blocks = getattr(owner, name, None)
+        tokens = hasattr(module, "embeddings") or hasattr(module, "patch_embed")
+        if tokens and isinstance(blocks, (nn.Sequential, nn.ModuleList)) and len(blocks):
+            views = [view_block(block) for block in blocks]
+            if None not in views:
+                return [view for view in views if view is not None]
+    return None
+
+
+def _mean_pool(model: nn.Module, vit: Any) -> bool:
+    """Whether the head averages patches; ValueError for a pooling that merging would change otherwise."""
+    classifier = getattr(model, "classifier", None)
+    hidden = getattr(getattr(model, "config", None), "hidden_size", None)
+    if hidden is not None and isinstance(classifier, nn.Linear) and classifier.in_features == 2 * hidden:
+        raise ValueError("patch_vit: head expected to read the class token; got class token and mean of patches")
+    pool = getattr(vit, "global_pool", "token")
+    if pool == "avg" and getattr(vit, "attn_pool", None) is None and hasattr(vit, "forward_head"):
+        if getattr(vit, "pool_include_prefix", False):
+            raise ValueError("patch_vit: pooling expected over patches; got pool_include_prefix=True")
+        return True
+    if pool not in ("", "token", "max", False):
+        raise ValueError(f"patch_vit: global_pool expected 'token', 'avg', 'max' or ''; got {pool!r}")
+    return False
