@@ -53,7 +53,7 @@ class Vit:
             raise ValueError(
                 "patch_vit: model expected at most a class and a distillation token before the patches; got more"
             )
-        self.mean_pool = _mean_pool(model, module)
+        self.mean_pool = _mean_pool(model, module, self.class_token)
 
     @property
     def protected(self) -> int:
@@ -149,12 +149,15 @@ def _blocks_of(module: nn.Module) -> list[BlockView] | None:
     return None
 
 
-def _mean_pool(model: nn.Module, vit: Any) -> bool:
+def _mean_pool(model: nn.Module, vit: Any, class_token: bool) -> bool:
     """Whether the head averages patches; ValueError for a pooling that merging would change otherwise."""
-    classifier = getattr(model, "classifier", None)
-    hidden = getattr(getattr(model, "config", None), "hidden_size", None)
-    if hidden is not None and isinstance(classifier, nn.Linear) and classifier.in_features == 2 * hidden:
-        raise ValueError("patch_vit: head expected to read the class token; got class token and mean of patches")
+    classifier, hidden = getattr(model, "classifier", None), getattr(getattr(vit, "config", None), "hidden_size", None)
+    if (
+        hidden is not None
+        and isinstance(classifier, nn.Linear)
+        and (not class_token or classifier.in_features != hidden)
+    ):
+        raise ValueError("patch_vit: classifier expected to read the class token alone; got a mean of patches")
     pool = getattr(vit, "global_pool", "token")
     if pool == "avg" and getattr(vit, "attn_pool", None) is None and hasattr(vit, "forward_head"):
         if getattr(vit, "pool_include_prefix", False):

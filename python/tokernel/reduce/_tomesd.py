@@ -59,6 +59,7 @@ class DiffusionPatch(BlockPatch):
         self._random: torch.Generator | None = None
         self._seed = 0
 
+    @torch.compiler.disable  # Python decides here and in plan(); the parts around attention are compiled.
     def begin(self) -> None:
         # Our own stream, begun where the global one stands: images stay the same functions of the user's seed, and
         # drawing partitions does not move it. One seed a step and block: recomputing a block meets the same partition.
@@ -67,6 +68,7 @@ class DiffusionPatch(BlockPatch):
             self._random.set_state(torch.get_rng_state())
         self._seed = int(torch.randint(2**62, (), generator=self._random))
 
+    @torch.compiler.disable
     def plan(self, index: int, x: Tensor) -> MergePlan | None:
         if self.grid is None or x.dim() != 3:
             return None
