@@ -119,7 +119,7 @@ class TestRefused:
             tome.patch_vit(model, 4)
 
     def test_no_vit_and_two(self):
-        with pytest.raises(ValueError, match="exactly one ViT .* got 0 in Linear"):
+        with pytest.raises(ValueError, match="exactly one ViT"):
             tome.patch_vit(torch.nn.Linear(2, 2), 4)
         with pytest.raises(ValueError, match="got 2 in VisionTransformer, VisionTransformer"):
             tome.patch_vit(torch.nn.ModuleList([VisionTransformer(), VisionTransformer()]), 4)

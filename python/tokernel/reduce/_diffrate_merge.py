@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ class SortedMerge:
 
         Not weighted by size, as published: repeated merging favours the tokens that came last.
         """
-        return segment_reduce(x, ids=self.map, segments=self.kept, mode="mean")
+        return self._reduce(x, "mean")
 
     def scaled_size(self, size: Tensor) -> Tensor:
         """Sizes (B, N, 1) float32 with those of the unimportant tokens times their cosine."""
@@ -73,12 +74,15 @@ class SortedMerge:
 
         A sum that negative cosines would push below zero has no logarithm: it becomes a small positive number.
         """
-        total = segment_reduce(scaled, ids=self.map, segments=self.kept, mode="sum")
-        return total.clamp_min(SMALLEST_SIZE)
+        return self._reduce(scaled, "sum").clamp_min(SMALLEST_SIZE)
 
     def source(self, previous: Tensor) -> Tensor:
         """Which input tokens each kept token holds, (B, kept, N0) of 0 and 1, from the same of its parts."""
-        return segment_reduce(previous, ids=self.map, segments=self.kept, mode="amax")
+        return self._reduce(previous, "amax")
+
+    def _reduce(self, x: Tensor, mode: Literal["mean", "sum", "amax"]) -> Tensor:
+        out: Tensor = segment_reduce(x, ids=self.map, segments=self.kept, mode=mode)
+        return out
 
 
 def sorted_merge(x: Tensor, kept: int, class_token: bool = True) -> SortedMerge:

@@ -116,9 +116,14 @@ class DiffRateSearch(nn.Module):
         for parameter in self._frozen:
             parameter.requires_grad_(False)
 
+    @property
+    def model(self) -> nn.Module:
+        """The model searched; no submodule, so that its weights are no parameters of the search."""
+        return self._patch.model
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model under the counts searched so far, dead tokens masked."""
-        return self._patch.model(*args, **kwargs)
+        return self.model(*args, **kwargs)
 
     def kept(self) -> tuple[list[Tensor], list[Tensor]]:
         """The counts after pruning and after merging, per block, differentiable."""

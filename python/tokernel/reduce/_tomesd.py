@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,15 @@ from tokernel.ops import MergePlan, match_2d
 __all__ = ["DiffusionPatch", "grid_at", "patch_diffusion"]
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
 _PARTS = {"attn": "attn1", "cross": "attn2", "mlp": "ff"}
+
+
+def _eager(method: Method) -> Method:
+    """Keep a method out of compiled graphs: it draws numbers and decides in Python. What it decides on is compiled."""
+    kept_out: Method = torch.compiler.disable(method)
+    return kept_out
 
 
 def grid_at(height: int, width: int, tokens: int) -> tuple[int, int, int]:
@@ -59,7 +67,7 @@ class DiffusionPatch(BlockPatch):
         self._random: torch.Generator | None = None
         self._seed = 0
 
-    @torch.compiler.disable  # Python decides here and in plan(); the parts around attention are compiled.
+    @_eager
     def begin(self) -> None:
         # Our own stream, begun where the global one stands: images stay the same functions of the user's seed, and
         # drawing partitions does not move it. One seed a step and block: recomputing a block meets the same partition.
@@ -68,7 +76,7 @@ class DiffusionPatch(BlockPatch):
             self._random.set_state(torch.get_rng_state())
         self._seed = int(torch.randint(2**62, (), generator=self._random))
 
-    @torch.compiler.disable
+    @_eager
     def plan(self, index: int, x: Tensor) -> MergePlan | None:
         if self.grid is None or x.dim() != 3:
             return None
@@ -82,7 +90,8 @@ class DiffusionPatch(BlockPatch):
         return match_2d(x.detach(), width, height, *self.cell, r, generator=generator, no_rand=not random)
 
     def around(self, plan: MergePlan, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        return plan.unmerge(run(plan.merge(x)))
+        back: Tensor = plan.unmerge(run(plan.merge(x)))
+        return back
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_random": None}

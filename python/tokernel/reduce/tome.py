@@ -145,6 +145,7 @@ class ToMePatch(VitPatch):
             if self.trace_source:
                 source = plan.source(source)
             x, size = plan.merge_weighted(x, size)
+            size = size.detach()  # counts; a bias with a gradient would cost the fused attention
         self.sizes[index], self.sources[index] = size, source
         return x + view.mlp(x)
 
@@ -173,6 +174,7 @@ def patch_vit(model: nn.Module, r: Rate, prop_attn: bool = True, trace_source: b
         ValueError: no ViT or more than one inside, blocks that are not plain pre-norm blocks, register tokens, a
             pooling that merging would change, or a bad r.
 
+    >>> import torch
     >>> from transformers import ViTConfig, ViTModel
     >>> config = ViTConfig(
     ...     hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
