@@ -166,8 +166,6 @@ def test_bad_gradient_input(backend):
 
 
 def test_bits_do_not_depend_on_threads(backend):
-    if backend == "simt":
-        pytest.skip("the host executor runs blocks one after another, in schedules of its own")
     y, index, weight, grad = case((3, 5, 120, 700))
     results = []
     try:
