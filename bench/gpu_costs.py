@@ -99,4 +99,33 @@ def _segments() -> dict[str, Cost]:
     }
 
 
-COSTS: dict[str, Cost] = {**_rows(), **_matching(), **_segments()}
+def _soft() -> dict[str, Cost]:
+    """98 targets from 196 tokens of 384 bf16 channels, for 64 samples: a slimming step of SiT."""
+    batch, tokens, targets, width = 64, 196, 98, 384
+    case = "B=64 N=196 M=98 C=384 bf16"
+    x, y, logits = batch * tokens * width, batch * targets * width, batch * targets * tokens
+    product = 2.0 * logits * width
+    parts = batch * tokens * 3 * F32  # a part for each block of 128 channels
+    sums = 2 * batch * targets * F32
+    return {
+        "row_normalisers_kernel": Cost(case, logits * BF16 + sums, flops=3.0 * logits),
+        "column_normalisers_kernel": Cost(f"{case}, transposed", logits * BF16 + sums, flops=3.0 * logits),
+        "soft_aggregate_kernel": Cost(case, (x + y + logits) * BF16 + sums, flops=product),
+        "soft_constants_kernel": Cost(case, 2.0 * y * BF16 + sums, flops=2.0 * y),
+        "soft_centres_kernel": Cost(f"{case}, over targets", parts + batch * tokens * F32),
+        "soft_logits_kernel": Cost(case, (x + y + 2 * logits) * BF16 + 2 * sums, flops=product),
+    }
+
+
+def _compaction() -> dict[str, Cost]:
+    """Half of 1024 tokens, for 64 samples."""
+    batch, tokens = 64, 1024
+    case, offsets = "B=64 N=1024, half kept", (batch + 1) * I64
+    return {
+        "count_rows_kernel": Cost(case, batch * tokens + offsets),
+        "sum_counts_kernel": Cost(case, 2 * offsets),
+        "compact_rows_kernel": Cost(case, batch * tokens * (1 + I64 / 2) + offsets),
+    }
+
+
+COSTS: dict[str, Cost] = {**_rows(), **_matching(), **_segments(), **_soft(), **_compaction()}
