@@ -12,9 +12,10 @@
 #include "simt/where.h"
 
 namespace tk::simt {
-namespace {
 
 Machine the_machine;
+
+namespace {
 
 bool same_site(const Site& a, const Site& b) {
   return a.line() == b.line() && a.column() == b.column() && std::string_view(a.file_name()) == b.file_name();
@@ -55,7 +56,7 @@ std::string lanes_text(uint32_t mask) {
   return text;
 }
 
-[[noreturn]] void report_deadlock() {
+TK_COLD void report_deadlock() {
   const Machine& m = the_machine;
   std::string text = "deadlock: ";
   int shown = 0;
@@ -72,6 +73,11 @@ std::string lanes_text(uint32_t mask) {
   text += std::to_string(m.waiting) + " of " + std::to_string(m.live) + " live threads wait at __syncthreads";
   if (m.waiting) text += " (" + text_of(m.barrier_site) + ")";
   fail(text);
+}
+
+TK_COLD void report_divergence(const Site& at) {
+  fail("divergent __syncthreads: this thread is at " + text_of(at) + ", others of its block wait at " +
+       text_of(the_machine.barrier_site));
 }
 
 void release_barrier() {
@@ -117,7 +123,8 @@ void prepare_fibers() {
     m.stacks.reserve(kMaxThreads);
   }
   for (; m.prepared < m.threads; ++m.prepared) {
-    prepare_fiber(m.fibers[m.prepared], m.stacks.stack(m.prepared), StackPool::kStackBytes, &thread_loop, m.switching);
+    prepare_fiber(m.fibers[m.prepared], m.stacks.stack(m.prepared), StackPool::usable(m.prepared), &thread_loop,
+                  m.switching);
   }
 }
 
@@ -192,8 +199,6 @@ void raise_error() {
 
 }  // namespace
 
-Machine& machine() { return the_machine; }
-
 std::mutex& machine_mutex() {
   static std::mutex mutex;
   return mutex;
@@ -206,7 +211,7 @@ std::string text_of(unsigned thread) {
   return "thread " + text_of_extent(m.index[thread]);
 }
 
-void fail(const std::string& message) {
+TK_COLD void fail(const std::string& message) {
   Machine& m = the_machine;
   const std::string launch = m.grid.at.line() ? ", launched at " + text_of(m.grid.at) : "";
   if (!m.running) throw std::runtime_error("simt: " + m.op + ": " + message + launch);
@@ -224,11 +229,6 @@ void park(State state) {
   run_thread(next_ready());
 }
 
-void wake(unsigned thread) {
-  the_machine.state[thread] = State::ready;
-  ++the_machine.ready;
-}
-
 uint3 thread_index() { return the_machine.index[the_machine.self]; }
 uint3 block_index() { return the_machine.block_index; }
 dim3 block_extent() { return the_machine.block; }
@@ -240,8 +240,7 @@ void barrier(Site at) {
   if (m.waiting == 0) {
     m.barrier_site = at;
   } else if (!same_site(m.barrier_site, at)) {
-    fail("divergent __syncthreads: this thread is at " + text_of(at) + ", others of its block wait at " +
-         text_of(m.barrier_site));
+    report_divergence(at);
   }
   m.state[m.self] = State::barrier;
   --m.ready;

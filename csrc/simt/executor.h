@@ -15,6 +15,9 @@
 
 namespace tk::simt {
 
+// Reports are built out of line, so that the frames of every switch stay small.
+#define TK_COLD [[noreturn]] __attribute__((noinline, cold))
+
 constexpr unsigned kMaxThreads = 1024;
 constexpr unsigned kMaxWarps = kMaxThreads / 32;
 constexpr size_t kStaticSharedLimit = 48 * 1024;
@@ -119,15 +122,19 @@ struct Machine {
 
 constexpr size_t kArenaBytes = 2 * kSharedLimit;
 
-Machine& machine();
+extern Machine the_machine;
+inline Machine& machine() { return the_machine; }
 std::mutex& machine_mutex();
 
 // From a kernel: stops the launch, which then throws `message` with the place added. Outside one: throws at once.
-[[noreturn]] void fail(const std::string& message);
+TK_COLD void fail(const std::string& message);
 
 // Suspends the calling thread in `state` until somebody makes it ready.
 void park(State state);
-void wake(unsigned thread);
+inline void wake(unsigned thread) {
+  the_machine.state[thread] = State::ready;
+  ++the_machine.ready;
+}
 
 // Warp bookkeeping at the start of a block and when a thread returns.
 void reset_warps();

@@ -50,12 +50,6 @@ struct Access {
   bool atomic;
 };
 
-// The memory an access falls into, for the report.
-struct Place {
-  const std::string* name;
-  size_t offset;
-};
-
 std::string text_of(const Access& access) {
   return std::string(access.atomic  ? "atomic update"
                      : access.write ? "write"
@@ -64,8 +58,8 @@ std::string text_of(const Access& access) {
 }
 
 // ---- reports ------------------------------------------------------------------------------------------------------
-[[noreturn]] void report_race(const Access& access, const Accessors& before, bool before_wrote, bool other_block,
-                              const char* memory, size_t offset) {
+TK_COLD void report_race(const Access& access, const Accessors& before, bool before_wrote, bool other_block,
+                         const char* memory, size_t offset) {
   ++machine().statistics.races;
   const std::string kind = before.atomic ? "an atomic update" : before_wrote ? "a write" : "a read";
   const std::string who = other_block ? std::string("another block") : simt::text_of(unsigned{before.thread});
@@ -74,13 +68,22 @@ std::string text_of(const Access& access) {
        (other_block ? ", and blocks of one launch are not ordered" : ", with no barrier between"));
 }
 
-[[noreturn]] void report_bounds(const Access& access, const std::string& name, size_t bytes, int64_t offset) {
+TK_COLD void report_bounds(const Access& access, const std::string& name, size_t bytes, int64_t offset) {
   const std::string where =
       offset < 0 ? std::to_string(-offset) + " bytes before the start"
                  : std::to_string(offset + static_cast<int64_t>(access.bytes) - static_cast<int64_t>(bytes)) +
                        " bytes past the end";
   fail("out of bounds: " + text_of(access) + " at " + source_line(access.pc) + " reaches " + where + " of " + name +
        " (" + std::to_string(bytes) + " bytes)");
+}
+
+TK_COLD void report_copying(const Access& access, const Accessors& copy, const char* memory, size_t offset) {
+  fail(text_of(access) + " at " + source_line(access.pc) + " of " + memory + ", byte " + std::to_string(offset) +
+       ", while a cp.async to it is under way (issued at " + source_line(copy.pc) + ")");
+}
+
+TK_COLD void report_input(const Access& access, const std::string& name) {
+  fail(text_of(access) + " at " + source_line(access.pc) + " to '" + name + "', which is an input");
 }
 
 // ---- order --------------------------------------------------------------------------------------------------------
@@ -125,10 +128,7 @@ void check_cell(Cell& cell, const Access& access, const char* memory, size_t off
   const uint32_t scope = kShared ? detector.block_first : detector.launch_first;
   Accessors& writers = cell.writers;
   Accessors& readers = cell.readers;
-  if (cell.copying == static_cast<uint32_t>(machine().launch)) {
-    fail(text_of(access) + " at " + source_line(access.pc) + " of " + memory + ", byte " + std::to_string(offset) +
-         ", while a cp.async to it is under way (issued at " + source_line(writers.pc) + ")");
-  }
+  if (cell.copying == static_cast<uint32_t>(machine().launch)) report_copying(access, writers, memory, offset);
   if (writers.epoch >= scope && !(access.atomic && writers.atomic)) {
     if (!kShared && writers.epoch < detector.block_first) {
       report_race(access, writers, true, true, memory, offset);
@@ -161,6 +161,10 @@ void check_cell(Cell& cell, const Access& access, const char* memory, size_t off
 // Calls visit(cell, byte) for the cells of [offset, offset + bytes), one a word where the word is whole.
 template <class Visit>
 void for_each_cell(Shadow& shadow, size_t base, size_t offset, size_t bytes, uint32_t scope, Visit visit) {
+  if (bytes == 4 && offset % 4 == 0) {
+    Cell& whole = shadow.word(base + offset / 4);
+    if (whole.split != scope) return visit(whole, offset);
+  }
   size_t at = offset;
   const size_t end = offset + bytes;
   while (at < end) {
@@ -181,6 +185,11 @@ void for_each_cell(Shadow& shadow, size_t base, size_t offset, size_t bytes, uin
   }
 }
 
+TK_COLD void report_array(const Access& access, const SharedArray& array, size_t offset) {
+  report_bounds(access, std::string("shared array '") + array.name + "'", array.bytes,
+                static_cast<int64_t>(offset) - static_cast<int64_t>(array.offset));
+}
+
 // ---- where an access falls ------------------------------------------------------------------------------------------
 const SharedArray& array_of(const Access& access, size_t offset) {
   const std::vector<SharedArray>& arrays = machine().arrays;
@@ -197,8 +206,7 @@ const SharedArray& array_of(const Access& access, size_t offset) {
     // Half of the red zone on either side is its own.
     if (array.offset <= offset + kRedZone / 2) nearest = &array;
   }
-  report_bounds(access, std::string("shared array '") + nearest->name + "'", nearest->bytes,
-                static_cast<int64_t>(offset) - static_cast<int64_t>(nearest->offset));
+  report_array(access, *nearest, offset);
 }
 
 TrackedRegion* region_of(const Access& access) {
@@ -217,7 +225,7 @@ TrackedRegion* region_of(const Access& access) {
   return nullptr;
 }
 
-[[noreturn]] void report_stray(const Access& access) {
+TK_COLD void report_stray(const Access& access) {
   constexpr int64_t kNear = 4096;
   const TrackedRegion* nearest = nullptr;
   int64_t best = kNear;
@@ -268,9 +276,7 @@ void check(const Access& access) {
     if (constant(access)) return;
     report_stray(access);
   }
-  if (access.write && !region->writable) {
-    fail(text_of(access) + " at " + source_line(access.pc) + " to '" + region->name + "', which is an input");
-  }
+  if (access.write && !region->writable) report_input(access, region->name);
   const auto visit = [&](Cell& cell, size_t byte) {
     const size_t skip = reinterpret_cast<uintptr_t>(region->first) % 4;
     check_cell<false>(cell, access, region->name.c_str(), byte - skip);

@@ -65,18 +65,34 @@ void release(unsigned warp_index, unsigned group_index, unsigned running_lane) {
   });
 }
 
+TK_COLD void report_disagreement(const Warp& warp, const Warp::Group& group, Collective kind, uint32_t mask,
+                                 unsigned lane) {
+  const auto other = static_cast<unsigned>(std::countr_zero(mask & group.arrived));
+  char masks[48];
+  std::snprintf(masks, sizeof masks, "mask %08x against mask %08x", mask, group.mask);
+  fail(std::string("lanes that wait for each other disagree: ") + name_of(kind) + " at " + text_of(warp.site[lane]) +
+       " against " + name_of(group.kind) + " of lane " + std::to_string(other) + " at " + text_of(warp.site[other]) +
+       ", " + masks);
+}
+
+TK_COLD void report_outsider(Collective kind, unsigned lane, const Site& at) {
+  fail(std::string(name_of(kind)) + " at " + text_of(at) + ": lane " + std::to_string(lane) +
+       " calls it with a mask that leaves itself out");
+}
+
+TK_COLD void report_missing_lanes(Collective kind, const Site& at) {
+  fail(std::string(name_of(kind)) + " at " + text_of(at) + " needs all 32 lanes of the warp, some have returned");
+}
+
+TK_COLD void report_width(int width, const Site& at) {
+  fail("a shuffle at " + text_of(at) + " has width " + std::to_string(width) + ", not a power of two up to 32");
+}
+
 unsigned find_group(Warp& warp, Collective kind, uint32_t mask, unsigned lane) {
   for (unsigned g = 0; g < warp.open; ++g) {
     const Warp::Group& group = warp.groups[g];
     if (group.mask == mask && group.kind == kind) return g;
-    if ((group.mask >> lane & 1u) && (mask & group.arrived)) {
-      const auto other = static_cast<unsigned>(std::countr_zero(mask & group.arrived));
-      char masks[48];
-      std::snprintf(masks, sizeof masks, "mask %08x against mask %08x", mask, group.mask);
-      fail(std::string("lanes that wait for each other disagree: ") + name_of(kind) + " at " +
-           text_of(warp.site[lane]) + " against " + name_of(group.kind) + " of lane " + std::to_string(other) + " at " +
-           text_of(warp.site[other]) + ", " + masks);
-    }
+    if ((group.mask >> lane & 1u) && (mask & group.arrived)) report_disagreement(warp, group, kind, mask, lane);
   }
   warp.groups[warp.open] = Warp::Group{kind, mask, 0};
   return warp.open++;
@@ -92,10 +108,7 @@ uint64_t collective(Collective kind, uint32_t mask, uint64_t value, unsigned sou
   const unsigned lane = m.self % 32;
   ++m.statistics.collectives;
   warp.site[lane] = at;
-  if (!(mask >> lane & 1u)) {
-    fail(std::string(name_of(kind)) + " at " + text_of(at) + ": lane " + std::to_string(lane) +
-         " calls it with a mask that leaves itself out");
-  }
+  if (!(mask >> lane & 1u)) report_outsider(kind, lane, at);
   const unsigned g = find_group(warp, kind, mask, lane);
   warp.value[lane] = value;
   warp.source[lane] = static_cast<int8_t>(source);
@@ -110,9 +123,7 @@ uint64_t collective(Collective kind, uint32_t mask, uint64_t value, unsigned sou
 
 // A tensor-core operation needs the whole warp.
 void whole_warp(Collective kind, uint64_t operands, Site at) {
-  if (own_warp().present != 0xffffffffu) {
-    fail(std::string(name_of(kind)) + " at " + text_of(at) + " needs all 32 lanes of the warp, some have returned");
-  }
+  if (own_warp().present != 0xffffffffu) report_missing_lanes(kind, at);
   collective(kind, 0xffffffffu, operands, 0, at);
 }
 
@@ -136,8 +147,7 @@ void leave_warp(unsigned thread) {
       ++g;
     } else if (group.kind >= Collective::mma_f16) {
       const auto lane = static_cast<unsigned>(std::countr_zero(group.arrived));
-      fail(std::string(name_of(group.kind)) + " at " + text_of(warp.site[lane]) +
-           " needs all 32 lanes of the warp, some have returned");
+      report_missing_lanes(group.kind, warp.site[lane]);
     } else {
       release(thread / 32, g, thread % 32);
     }
@@ -148,9 +158,7 @@ void sync_warp(uint32_t mask, Site at) { collective(Collective::sync, mask, 0, 0
 
 uint64_t shuffle(Shuffle kind, uint32_t mask, uint64_t bits, int operand, int width, Site at) {
   const int lane = static_cast<int>(machine().self % 32);
-  if (width < 1 || width > 32 || (width & (width - 1))) {
-    fail("a shuffle at " + text_of(at) + " has width " + std::to_string(width) + ", not a power of two up to 32");
-  }
+  if (width < 1 || width > 32 || (width & (width - 1))) report_width(width, at);
   const int first = lane & ~(width - 1);
   int from = lane;
   switch (kind) {

@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 
 #include <cstdio>
+#include <map>
 #include <memory>
 
 // Set by the linker: the first and one past the last byte of this shared object.
@@ -40,6 +41,17 @@ std::string kernel_line(const std::string& lines) {
   return "";
 }
 
+std::string find_line(uint32_t offset) {
+  char place[32];
+  std::snprintf(place, sizeof place, "0x%x", offset - 1);  // a return address lies past its call
+  const std::string path = module_path();
+  if (!path.empty() && path.find('\'') == std::string::npos) {
+    const std::string line = kernel_line(read_command("addr2line -i -e '" + path + "' " + place + " 2>/dev/null"));
+    if (!line.empty()) return repository_path(line);
+  }
+  return std::string("_simt+") + place;
+}
+
 }  // namespace
 
 bool in_module(const void* address) {
@@ -55,14 +67,10 @@ std::string repository_path(const std::string& path) {
 }
 
 std::string source_line(uint32_t offset) {
-  char place[32];
-  std::snprintf(place, sizeof place, "0x%x", offset - 1);  // a return address lies past its call
-  const std::string path = module_path();
-  if (!path.empty() && path.find('\'') == std::string::npos) {
-    const std::string line = kernel_line(read_command("addr2line -i -e '" + path + "' " + place + " 2>/dev/null"));
-    if (!line.empty()) return repository_path(line);
-  }
-  return std::string("_simt+") + place;
+  static std::map<uint32_t, std::string> known;  // one launch at a time: no lock
+  std::string& line = known[offset];
+  if (line.empty()) line = find_line(offset);
+  return line;
 }
 
 }  // namespace tk::simt

@@ -40,7 +40,7 @@ REPORTS = {
     "bug_dynamic_shared_overrun": r"past the end of shared array 'dynamic shared memory' \(1024 bytes\)",
     "bug_static_shared_over_limit": r"static shared memory over the limit with array 'large': 49168 bytes",
     "bug_byte_of_next_thread": r"race on out, byte 1: write of 1 bytes",
-    "bug_misaligned_vector": r"misaligned access to .*float4.*divisible by 16 and has remainder 4, at csrc/simt/selftest",
+    "bug_misaligned_vector": r"misaligned access to .*float4.* divisible by 16 and has remainder 4, at csrc",
     "bug_index_beyond_row": r"out of bounds: index 16 of an array of type .* at csrc/simt/selftest/memory\.cu:\d+",
     "bug_division_by_zero": r"division by zero",
     "bug_vector_past_end": r"out of bounds: read of \d+ bytes .* bytes past the end of 'x'",
@@ -117,7 +117,7 @@ def test_seeded_bug_is_reported_whatever_the_order(name):
         for timing in ("issue", "wait"):
             _simt.set_schedules([schedule])
             _simt.set_copy_timings([timing])
-            with pytest.raises(RuntimeError, match="^simt: selftest: "):
+            with pytest.raises(RuntimeError, match=r"^simt: selftest: "):
                 _simt.selftest(name)
 
 
