@@ -275,6 +275,17 @@ def _soft(dtype: torch.dtype, quick: bool, over: str, backward: bool) -> Work:
     )
 
 
+def _compact(dtype: torch.dtype, quick: bool) -> Work:
+    batch, tokens = (4, 100) if quick else (64, 4096)
+    mask = torch.rand(batch, tokens, generator=torch.Generator().manual_seed(7)) < 0.5
+    return Work(
+        lambda: ops.compact_rows(mask),
+        {"torch nonzero + cumsum": lambda: plain.compact_rows(mask)},
+        _agree,
+        moved_bytes=_bytes(mask) + 8.0 * float(mask.sum()) + 8.0 * (batch + 1),
+    )
+
+
 def _each_dtype(op: str, case: str, build: Callable[[torch.dtype, bool], Work], *floors: Floor) -> list[Case]:
     """One case for fp32, which carries the promises, and one for bf16."""
     return [
@@ -309,4 +320,5 @@ def cases() -> list[Case]:
         for backward, name in ((False, over), (True, f"{over}, fwd+bwd")):
             build = partial(_soft, over=over, backward=backward)
             found += _each_dtype("soft_aggregate", f"{soft}, {name}", build, TWO_THREADS)
+    found.append(Case("merge", "compact_rows", "64x4096, half", "bool", partial(_compact, torch.bool)))
     return found

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,7 +36,8 @@ def merge_step(x: Floats, size: Floats, r: int) -> tuple[Floats, Floats, Ints]:
 
 
 def segment_mean(x: Floats, offsets: Ints) -> Floats:
-    """Mean of the rows of each segment; no segment is empty."""
-    sums: Any = np.add.reduceat(x, offsets[:-1], axis=0)
-    mean: Floats = sums / np.diff(offsets)[:, None].astype(np.float32)
-    return mean
+    """Mean of the rows of each segment; no segment is empty. (add.at is faster than add.reduceat here.)"""
+    lengths = np.diff(offsets)
+    sums = np.zeros((len(lengths), x.shape[1]), np.float32)
+    np.add.at(sums, np.repeat(np.arange(len(lengths)), lengths), x)
+    return sums / lengths[:, None].astype(np.float32)
