@@ -40,4 +40,4 @@ def segment_mean(x: Floats, offsets: Ints) -> Floats:
     lengths = np.diff(offsets)
     sums = np.zeros((len(lengths), x.shape[1]), np.float32)
     np.add.at(sums, np.repeat(np.arange(len(lengths)), lengths), x)
-    return sums / lengths[:, None].astype(np.float32)
+    return np.divide(sums, lengths[:, None], dtype=np.float32)
