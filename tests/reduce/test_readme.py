@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The room's README says what the registry says, and its snippets run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import tokernel
+from tokernel.papers import papers
+
+README = (Path(tokernel.__file__).parent / "reduce" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_is_the_registry():
+    rows = [
+        f"| `{p.slug}` | {p.title} | [{p.arxiv}](https://arxiv.org/abs/{p.arxiv}) | {p.venue} | {p.status} | "
+        f"{p.verified_against} |"
+        for p in papers()
+        if p.module.startswith("tokernel.reduce.")
+    ]
+    assert re.findall(r"^\| `.*$", README, re.MULTILINE) == rows
+
+
+def test_the_snippets_run(capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("torch").manual_seed(0)
+    pytest.importorskip("transformers")
+    names: dict[str, object] = {}
+    for snippet in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(snippet, "README.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "many-to-many merge 16.0" in printed
+    assert "22% fewer FLOPs" in printed
+    assert names["every_patch"].shape == (2, 65, 64)
+    assert [t.shape[1] for t in names["short"].tokens] == [8, 4, 4, 4]
+    assert names["g"].tolist() == [[0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 11, 11, 12]]
