@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn
 
+from integrations.timm_like import VisionTransformer
 from tokernel.reduce.self_slimmed_vit import (
     LVVIT,
     FRDLoss,
@@ -262,6 +263,19 @@ def test_unslim_gives_the_model_back():
     assert not torch.equal(slimmed(image).logits, dense)
     assert slimmed.unslim() is vit
     assert torch.equal(vit(image), dense)
+
+
+@pytest.mark.parametrize("options", [{}, {"dist_token": True}, {"class_token": False, "global_pool": "avg"}])
+def test_timm_shaped_models_are_slimmed(options: dict[str, object]):
+    torch.manual_seed(0)
+    vit = VisionTransformer(depth=3, **options)
+    model = slim_vit(vit, [1, 1, 1])
+    logits, tokens = model(torch.randn(2, 3, 16, 16))
+    assert model.prefix == vit.num_prefix_tokens
+    assert [t.shape[1] for t in model.eval()(torch.randn(2, 3, 16, 16)).tokens] == [8, 4, 4]
+    assert [t.shape for t in tokens] == [(2, 16, 16)] * 3
+    (logits.sum() + sum(t.square().mean() for t in tokens)).backward()
+    assert all(p.grad is not None for p in model.slim.parameters())
 
 
 def test_a_failed_forward_leaves_no_tokens_behind():

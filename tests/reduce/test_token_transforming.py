@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn
 
+from integrations.timm_like import VisionTransformer
 from tokernel import ops
 from tokernel.integrations import unpatch
 from tokernel.reduce.token_transforming import (
@@ -318,124 +319,86 @@ def test_gradients_reach_tokens_and_metric():
 # --- inside a network -----------------------------------------------------------------------------------------------
 
 
-class Attention(nn.Module):
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.num_heads, self.scale = heads, (dim // heads) ** -0.5
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        y = nn.functional.scaled_dot_product_attention(q, k, v)
-        return self.proj(y.transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attn = Attention(dim, heads)
-        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-class Vit(nn.Module):
-    """timm's names, and patches that arrive ready made."""
-
-    def __init__(self, dim: int = 8, depth: int = 4, heads: int = 2, class_token: bool = True) -> None:
-        super().__init__()
-        self.patch_embed = nn.Linear(8, dim)
-        self.cls_token = nn.Parameter(torch.randn(1, 1, dim)) if class_token else None
-        self.blocks = nn.Sequential(*(Block(dim, heads) for _ in range(depth)))
-        self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, 3)
-
-    def tokens(self, patches: Tensor) -> Tensor:
-        x = self.patch_embed(patches)
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
-        return self.blocks(x)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        return self.head(self.norm(self.tokens(patches))[:, 0])
-
-
-def vit(**options) -> Vit:
+def vit(**options) -> VisionTransformer:
     torch.manual_seed(0)
-    return Vit(**options).eval()
+    return VisionTransformer(depth=4, **options).eval()
+
+
+def images(seed: int = 0) -> Tensor:
+    return random(2, 3, 16, 16, seed=seed)
 
 
 @torch.no_grad()
 def test_duplicates_and_small_tau_give_the_dense_logits():
-    """Each of four patches six times over: what merges is equal, and log-mass counts it as often as it was there."""
-    model, patches = vit(), clustered()[:, 1:]
-    dense = model(patches)
-    # Importance must pick one patch of each cluster; equal ones tie, so every patch gets its own place in the ranking.
+    """Each of four patches four times: what merges is equal, and log-mass counts it as often as it was there."""
+    model = vit()
+    model.pos_embed.zero_()
+    image = random(1, 3, 4, 16).repeat(1, 1, 4, 1)  # rows of patches, all the same
+    dense = model(image)
     handle = patch_vit(model, {1: 5, 2: 5}, tau=1e-4)
-    handle._transform = lambda q, k, mass, M, scale: transform_matrix(
-        k.mean(1), (torch.arange(k.shape[2]) % 6 == 1).float()[None], M, 1e-4, mass
-    )
-    torch.testing.assert_close(model(patches), dense, atol=1e-5, rtol=1e-4)
+    # Importance must name one patch of each cluster: those of the first row.
+    first_row = ((torch.arange(17) >= 1) & (torch.arange(17) <= 4)).float()[None]
+    handle._transform = lambda q, k, mass, M, scale: transform_matrix(k.mean(1), first_row, M, 1e-4, mass)
+    torch.testing.assert_close(model(image), dense, atol=1e-5, rtol=1e-4)
     assert handle.transforms[1] is not None
-    assert handle.size.flatten().round().tolist() == [1, 6, 6, 6, 6]
+    torch.testing.assert_close(handle.size.flatten(), torch.tensor([1.0, 4, 4, 4, 4]))
     handle.prop_attn = False
-    assert not torch.allclose(model(patches), dense, atol=1e-4)
+    assert not torch.allclose(model(image), dense, atol=1e-4)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("class_token", [True, False])
-def test_token_counts_follow_the_targets_and_restore_brings_all_back(class_token: bool):
-    model = vit(class_token=class_token)
-    patches = random(2, 16, 8)
-    total = 16 + class_token
+@pytest.mark.parametrize(
+    "options", [{}, {"dist_token": True}, {"class_token": False, "global_pool": "avg"}], ids=["cls", "dist", "avg"]
+)
+def test_token_counts_follow_the_targets_and_restore_brings_all_back(options: dict[str, object]):
+    model = vit(**options)
+    protected = model.num_prefix_tokens
     lengths: list[int] = []
     handle = patch_vit(model, {0: 12, 2: 7, 3: 99})
     for block in model.blocks:
         block.mlp.register_forward_pre_hook(lambda m, args: lengths.append(args[0].shape[1]))
-    tokens = model.tokens(patches)
+    tokens = model.forward_features(images())
     assert lengths == [12, 12, 7, 7]
     assert [t is not None for t in handle.transforms] == [True, False, True, False]
-    torch.testing.assert_close(handle.size.sum(1), torch.full((2, 1), float(total)), rtol=1e-5, atol=1e-5)
+    total = torch.full((2, 1), 16.0 + protected)
+    torch.testing.assert_close(handle.size.sum(1), total, rtol=1e-5, atol=1e-5)
     restored = handle.restore(tokens)
-    assert restored.shape == (2, total, 8)
+    assert restored.shape == (2, 16 + protected, 16)
     both = handle.transforms[2].compose(handle.transforms[0])
     torch.testing.assert_close(restored, both.restore(tokens))
-    if class_token:
-        torch.testing.assert_close(restored[:, 0], tokens[:, 0])
+    torch.testing.assert_close(restored[:, :protected], tokens[:, :protected])
 
 
 @torch.no_grad()
 def test_no_targets_leave_the_model_as_it_is_bit_for_bit():
-    model, patches = vit(), random(2, 16, 8)
-    dense = model(patches)
+    model, image = vit(), images()
+    dense = model(image)
     handle = patch_vit(model, {})
-    assert torch.equal(model(patches), dense)
+    assert torch.equal(model(image), dense)
     patch_vit(model, {1: 17})
-    assert torch.equal(model(patches), dense)
+    assert torch.equal(model(image), dense)
     assert handle.size is None
 
 
 @torch.no_grad()
 def test_unpatch_and_copies():
-    model, patches = vit(), random(2, 16, 8)
-    dense = model(patches)
+    model, image = vit(), images()
+    dense = model(image)
     patch_vit(model, {1: 6})
-    changed = model(patches)
+    changed = model(image)
     assert not torch.equal(changed, dense)
     twin, thawed = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
     unpatch(model)
-    assert torch.equal(model(patches), dense)
+    assert torch.equal(model(image), dense)
     assert all("forward" not in vars(m) for m in model.modules())
-    assert torch.equal(twin(patches), changed)
-    assert torch.equal(thawed(patches), changed)
+    assert torch.equal(twin(image), changed)
+    assert torch.equal(thawed(image), changed)
 
 
 def test_training_through_transforms_reaches_every_parameter():
     model = vit()
     patch_vit(model, {1: 8, 2: 5})
-    model(random(2, 16, 8)).square().sum().backward()
+    model(images()).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
