@@ -7,10 +7,18 @@
 namespace tk::merge::ref {
 namespace {
 
-bool belongs(const SegmentIndex& index, int64_t b, int64_t token, int64_t segment) {
-  if (index.ids) return index.ids[b * index.batch_stride + token] == segment;
-  const int64_t* offsets = index.offsets + b * index.batch_stride;
-  return token >= offsets[segment] && token < offsets[segment + 1];
+// The tokens of each segment, in ascending order.
+std::vector<std::vector<int64_t>> members_of(const SegmentReduceArgs& a, int64_t b) {
+  std::vector<std::vector<int64_t>> members(a.segments);
+  const int64_t* ids = a.index.ids ? a.index.ids + b * a.index.batch_stride : nullptr;
+  const int64_t* offsets = ids ? nullptr : a.index.offsets + b * a.index.batch_stride;
+  for (int64_t n = 0; ids && n < a.tokens; ++n) {
+    if (ids[n] >= 0) members[ids[n]].push_back(n);
+  }
+  for (int64_t s = 0; offsets && s < a.segments; ++s) {
+    for (int64_t n = offsets[s]; n < offsets[s + 1]; ++n) members[s].push_back(n);
+  }
+  return members;
 }
 
 float combine(SegmentMode mode, float a, float b) {
@@ -31,16 +39,11 @@ float reduce_members(SegmentMode mode, int64_t count, Value value) {
 }
 
 template <class T>
-void reduce_segment(const SegmentReduceArgs& a, int64_t b, int64_t s) {
+void reduce_segment(const SegmentReduceArgs& a, int64_t b, int64_t s, const std::vector<int64_t>& members) {
   const T* x = static_cast<const T*>(a.x) + b * a.x_batch_stride;
   const auto weight = [&](int64_t token) { return a.weight ? a.weight[b * a.tokens + token] : 1.0f; };
-  std::vector<int64_t> members;
   double mass = 0;
-  for (int64_t n = 0; n < a.tokens; ++n) {
-    if (!belongs(a.index, b, n, s)) continue;
-    members.push_back(n);
-    mass += weight(n);
-  }
+  for (const int64_t token : members) mass += weight(token);
   if (a.mass) a.mass[b * a.segments + s] = static_cast<float>(mass);
   const float divisor = a.mode == SegmentMode::mean ? static_cast<float>(mass) : 1.0f;
   for (int64_t c = 0; c < a.width; ++c) {
@@ -55,7 +58,8 @@ void reduce_segment(const SegmentReduceArgs& a, int64_t b, int64_t s) {
 
 void segment_reduce(const SegmentReduceArgs& a) {
   for (int64_t b = 0; b < a.batch; ++b) {
-    for (int64_t s = 0; s < a.segments; ++s) TK_FLOAT_SWITCH(a.dtype, T, reduce_segment<T>(a, b, s));
+    const auto members = members_of(a, b);
+    for (int64_t s = 0; s < a.segments; ++s) TK_FLOAT_SWITCH(a.dtype, T, reduce_segment<T>(a, b, s, members[s]));
   }
 }
 
