@@ -41,6 +41,7 @@ def bench(
     threads: Annotated[list[int] | None, typer.Option(help="threads of ours and of the peers; may be repeated")] = None,
     json: Annotated[Path | None, typer.Option(help="write every row here")] = None,
     plot: Annotated[Path | None, typer.Option(help="draw the ratios here (needs --peers)")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="write the table here as Markdown")] = None,
     only: Annotated[str, typer.Option(help="cases whose op, case or dtype contains this text")] = "",
     seconds: Annotated[float, typer.Option(help="time to spend on each case")] = 1.5,
     memory: Annotated[bool, typer.Option(help="measure peak memory, each case in a process of its own")] = True,
@@ -72,12 +73,14 @@ def bench(
     about = machine.describe(counts)
     if json:
         report.write_json(json, about, results)
+    if markdown:
+        report.write_markdown(markdown, about, results)
     if plot:
         report.write_plot(plot, about, results)
     met, missed = report.floors_summary(results)
     for line in missed:
         console.print(Text(f"missed: {line}", style="red"))
-    notes = ("" if peers else "; ratios need --peers") + ("; a quick run measures nothing" if quick else "")
+    notes = ("" if peers else "; ratios need --peers") + ("; a quick run has none" if quick else "")
     console.print(f"floors: {len(met)} met, {len(missed)} missed{notes}")
     if check and missed:
         raise typer.Exit(1)

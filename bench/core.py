@@ -8,10 +8,11 @@ groups; the spread is the interquartile range over the median.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -153,16 +154,12 @@ def interleave(contenders: Sequence[_Contender], budget: float, fewest: int = FE
             gc.enable()
 
 
-def run_case(case: Case, *, threads: int, peers: bool, quick: bool, budget: float, memory: bool) -> Iterator[Result]:
-    """Check that ours and the peers agree, time them, and yield one result per comparison."""
+def run_case(case: Case, *, threads: int, peers: bool, quick: bool, budget: float, memory: bool) -> list[Result]:
+    """Check that ours and the peers agree, time them, and give one result per comparison; a quick run has no floors."""
     work = case.build(quick)
     machine.set_framework_threads(threads)
     tokernel.set_num_threads(threads)
-    answer = work.ours()
-    backend = tokernel.last_backend()
-    for peer in work.peers.values():
-        work.compare(answer, peer())
-    del answer
+    backend = _agreed_backend(work)
     ours = _Contender(work.ours, threads)
     others = {name: _Contender(call, threads) for name, call in work.peers.items()} if peers else {}
     if threads > 1:
@@ -170,26 +167,37 @@ def run_case(case: Case, *, threads: int, peers: bool, quick: bool, budget: floa
     interleave([ours, *others.values()], budget, 3 if quick else FEWEST_GROUPS)
     share = machine.peak_share(work.flops, work.moved_bytes, ours.seconds, threads)
     extra = peak_extra_bytes(case.family, case.key, quick=quick, threads=threads) if memory else None
+    alone = Row(
+        case.family, case.op, f"{case.case} (small)" if quick else case.case, case.dtype, backend, threads, ours.seconds, ours.spread,
+        peer=None, peer_seconds=None, ratio=None, peak_share=share, peak_mem_bytes=extra,
+    )  # fmt: skip
+    floors = [] if quick else list(case.floors)
+    if extra is not None and work.moved_bytes and not quick:
+        floors.append(Floor("memory", work.moved_bytes + MEMORY_SLACK))
+    return _comparisons(alone, {name: other.seconds for name, other in others.items()}, floors)
 
-    def row(peer: str | None, seconds: float | None) -> Row:
-        ratio = None if seconds is None else seconds / ours.seconds
-        return Row(
-            case.family, case.op, case.case, case.dtype, backend, threads, ours.seconds, ours.spread,
-            peer, seconds, ratio, share, extra,
-        )  # fmt: skip
 
-    promised = list(case.floors)
-    if extra is not None and work.moved_bytes:
-        promised.append(Floor("memory", work.moved_bytes + MEMORY_SLACK))
-    if not others:
-        yield Result(row(None, None), _of_kind(promised, "seconds", "memory"))
-    for i, (name, other) in enumerate(others.items()):
-        kinds = ["seconds", "memory"] if i == 0 else []
-        if name == ONE_THREAD:
-            kinds.append("speedup")
-        elif i == 0:  # the promise names the first peer
-            kinds.append("ratio")
-        yield Result(row(name, other.seconds), _of_kind(promised, *kinds))
+def _agreed_backend(work: Work) -> str:
+    """Compare the answer with that of every peer; return the backend that computed ours."""
+    answer = work.ours()
+    backend = tokernel.last_backend()
+    for peer in work.peers.values():
+        work.compare(answer, peer())
+    return backend
+
+
+def _comparisons(alone: Row, seconds: dict[str, float], floors: list[Floor]) -> list[Result]:
+    """One result per contender. The promised ratio is that to the first peer; time and memory count once."""
+    if not seconds:
+        return [Result(alone, _of_kind(floors, "seconds", "memory"))]
+    results = []
+    for i, (name, theirs) in enumerate(seconds.items()):
+        kinds = {"speedup"} if name == ONE_THREAD else {"ratio"} if i == 0 else set()
+        if i == 0:
+            kinds |= {"seconds", "memory"}
+        row = dataclasses.replace(alone, peer=name, peer_seconds=theirs, ratio=theirs / alone.seconds)
+        results.append(Result(row, _of_kind(floors, *kinds)))
+    return results
 
 
 def _of_kind(floors: list[Floor], *kinds: str) -> tuple[Floor, ...]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.core import ONE_THREAD, Result
+from bench.core import ONE_THREAD, Result, Row
 
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
@@ -29,38 +29,62 @@ def _bytes_text(count: int | None) -> str:
     return "-" if count is None else f"{count / 2**20:.1f} MiB"
 
 
-def _floor_text(result: Result) -> Text:
-    text = Text()
-    for floor in result.floors:
-        met = floor.met(result.row)
-        line = f"{floor} {'met' if met else 'MISSED'}"
-        text.append(f"\n{line}" if text else line, style="green" if met else "bold red")
-    return text
+COLUMNS = ("case", "peer", "threads", "ours", "spread", "peer's", "ratio", "of peak", "memory")
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        f"{row.op} {row.case} {row.dtype}",
+        row.peer or "-",
+        str(row.threads),
+        seconds_text(row.seconds),
+        f"{row.spread:.0%}",
+        seconds_text(row.peer_seconds),
+        "-" if row.ratio is None else f"{row.ratio:.2f}x",
+        "-" if row.peak_share is None else f"{row.peak_share:.0%}",
+        _bytes_text(row.peak_mem_bytes),
+    ]
+
+
+def _floor_lines(result: Result) -> list[tuple[str, bool]]:
+    return [
+        (f"{floor} {'met' if floor.met(result.row) else 'MISSED'}", floor.met(result.row)) for floor in result.floors
+    ]
 
 
 def print_family(console: Console, family: str, results: list[Result]) -> None:
     """Print the table of one family."""
     backends = sorted({r.row.backend for r in results})
     table = Table(title=f"{family} (backend {', '.join(backends)})", title_justify="left", header_style="bold")
-    table.add_column("case", overflow="fold", min_width=24)
-    table.add_column("peer", overflow="fold", min_width=12)
-    for name in ("threads", "ours", "spread", "peer's", "ratio", "of peak", "memory"):
+    for name in COLUMNS[:2]:
+        table.add_column(name, overflow="fold", min_width=12)
+    for name in COLUMNS[2:]:
         table.add_column(name, justify="right")
     table.add_column("floor")
     before = None
     for result in results:
-        row = result.row
-        if before is not None and before != (row.op, row.case):
+        if before is not None and before != (result.row.op, result.row.case):
             table.add_section()
-        before = (row.op, row.case)
-        table.add_row(
-            Text(f"{row.op} {row.case} {row.dtype}"), Text(row.peer or "-"), str(row.threads),
-            seconds_text(row.seconds), f"{row.spread:.0%}", seconds_text(row.peer_seconds),
-            "-" if row.ratio is None else f"{row.ratio:.2f}x",
-            "-" if row.peak_share is None else f"{row.peak_share:.0%}", _bytes_text(row.peak_mem_bytes),
-            _floor_text(result),
-        )  # fmt: skip
+        before = (result.row.op, result.row.case)
+        floors = [Text(line, style="green" if met else "bold red") for line, met in _floor_lines(result)]
+        table.add_row(*(Text(cell) for cell in _cells(result.row)), Text("\n").join(floors))
     console.print(table)
+
+
+def write_markdown(path: Path, machine: dict[str, Any], results: list[Result]) -> None:
+    """Write the table as Markdown, below one line about the machine."""
+    peaks = ", ".join(
+        f"{n} thread(s): {flops / 1e9:.0f} GFLOP/s, {machine['copy_bytes_per_second'][n] / 1e9:.1f} GB/s"
+        for n, flops in machine["fma_peak_flops"].items()
+    )
+    about = f"{machine['cpu']}, {machine['cores']} cores, {machine['cpu_level']}; torch {machine['torch']}"
+    lines = [f"{about}. Measured peaks: {peaks}. Load average {machine['load_average']:.1f}.", ""]
+    lines += ["| " + " | ".join((*COLUMNS, "floor")) + " |", "|" + "---|" * (len(COLUMNS) + 1)]
+    for result in results:
+        floors = "<br>".join(line for line, _ in _floor_lines(result))
+        lines.append("| " + " | ".join((*_cells(result.row), floors)) + " |")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
 
 
 def floors_summary(results: list[Result]) -> tuple[list[str], list[str]]:

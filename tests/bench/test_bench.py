@@ -66,7 +66,7 @@ def test_promised_cases_carry_their_floors():
 
 def quick_rows(case: core.Case, **changes) -> list[core.Result]:
     options = {"threads": 1, "peers": True, "quick": True, "budget": 0.0, "memory": False} | changes
-    return list(core.run_case(case, **options))
+    return core.run_case(case, **options)
 
 
 def test_ratio_is_the_peers_time_over_ours():
@@ -82,15 +82,23 @@ def test_ratio_is_the_peers_time_over_ours():
 def test_without_peers_the_comparison_is_empty():
     (result,) = quick_rows(overhead.cases()[0], peers=False)
     assert result.row.peer is result.row.peer_seconds is result.row.ratio is None
-    assert [f.kind for f in result.floors] == ["seconds"]
+    assert result.row.case.endswith("(small)")
 
 
 @pytest.mark.skipif(machine.usable_cores() < 2, reason="needs two cores")
 def test_more_threads_are_compared_with_one():
     (case,) = (c for c in CASES if c.op == "gather_rows" and c.case.startswith("16x") and c.dtype == "float32")
     results = quick_rows(case, threads=2)
-    assert results[-1].row.peer == core.ONE_THREAD
-    assert [f.kind for f in results[-1].floors] == ["speedup"]
+    assert [r.row.peer for r in results] == ["torch.gather", "x[b, index]", core.ONE_THREAD]
+
+
+def test_promises_go_to_the_comparison_they_name():
+    promised = [core.Floor(kind, 1.0) for kind in ("ratio", "seconds", "speedup", "memory")]
+    results = core._comparisons(row(seconds=2.0), {"a": 4.0, "b": 1.0, core.ONE_THREAD: 3.0}, promised)
+    assert [r.row.ratio for r in results] == [2.0, 0.5, 1.5]
+    assert [[f.kind for f in r.floors] for r in results] == [["ratio", "seconds", "memory"], [], ["speedup"]]
+    (alone,) = core._comparisons(row(seconds=2.0), {}, promised)
+    assert [f.kind for f in alone.floors] == ["seconds", "memory"]
 
 
 def test_contenders_are_timed_in_turns():
@@ -161,14 +169,17 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_command_writes_json_and_plot(tmp_path):
-    files = ["--json", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.png")]
-    result = bench("merge", "--peers", "--threads", "1", "--quick", "--no-memory", "--only", "gather_rows", *files)
+    files = ["--json", tmp_path / "out.json", "--plot", tmp_path / "out.png", "--markdown", tmp_path / "out.md"]
+    result = bench(
+        "merge", "--peers", "--threads", "1", "--quick", "--no-memory", "--only", "gather_rows", *map(str, files)
+    )
     assert result.returncode == 0, result.stderr
     assert "floors: " in result.stdout
     document = json.loads((tmp_path / "out.json").read_text())
     assert {"cpu", "cores", "fma_peak_flops", "copy_bytes_per_second", "torch", "tokernel"} <= set(document["machine"])
     assert [list(r) for r in document["rows"]] == [ROW_KEYS] * 4
     assert (tmp_path / "out.png").exists()
+    assert (tmp_path / "out.md").read_text().count("\n") == 8
 
 
 @pytest.mark.parametrize("arguments", [["nosuch"], ["--threads", "0"], ["--only", "nosuch"], ["--threads", "99999"]])
