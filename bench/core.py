@@ -167,8 +167,9 @@ def run_case(case: Case, *, threads: int, peers: bool, quick: bool, budget: floa
     interleave([ours, *others.values()], budget, 3 if quick else FEWEST_GROUPS)
     share = machine.peak_share(work.flops, work.moved_bytes, ours.seconds, threads)
     extra = peak_extra_bytes(case.family, case.key, quick=quick, threads=threads) if memory else None
+    label = f"{case.case} (small)" if quick else case.case
     alone = Row(
-        case.family, case.op, f"{case.case} (small)" if quick else case.case, case.dtype, backend, threads, ours.seconds, ours.spread,
+        case.family, case.op, label, case.dtype, backend, threads, ours.seconds, ours.spread,
         peer=None, peer_seconds=None, ratio=None, peak_share=share, peak_mem_bytes=extra,
     )  # fmt: skip
     floors = [] if quick else list(case.floors)
