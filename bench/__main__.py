@@ -7,12 +7,15 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from bench.core import Result
 
 FAMILIES = ("merge", "overhead")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -48,42 +51,51 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="small arrays, little time: does everything run?")] = False,
     check: Annotated[bool, typer.Option("--check", help="exit with code 1 when a floor is missed")] = False,
 ) -> None:
-    if importlib.util.find_spec("torch") is None:
-        raise typer.BadParameter("bench times torch as the peer and needs it: pip install 'tokernel[bench,torch]'")
+    missing = [name for name in ("torch", "psutil", "threadpoolctl") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise typer.BadParameter(f"bench needs {' and '.join(missing)}: pip install 'tokernel[bench,torch]'")
     from bench import machine, report
     from bench.core import run_case
 
     chosen, counts = _check_families(families), _check_threads(threads or [1])
+    if plot and not peers and counts == [1]:
+        raise typer.BadParameter("shows ratios, and there are none without --peers", param_hint="--plot")
     cases = [c for f in chosen for c in importlib.import_module(f"bench.{f}").cases() if only in " ".join(c.key)]
     if not cases:
         raise typer.BadParameter(f"no case contains {only!r}", param_hint="--only")
-    plan = [(c, n) for c in cases for n in (counts if c.parallel else [1])]
     console = Console(width=None if sys.stdout.isatty() else 150)
-    results = []
+    plan = [(c, n) for c in cases for n in (counts if c.parallel else [1])]
+    budget = 0.0 if quick else seconds
+    results: list[Result] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("bench", total=len(plan))
         for case, n in plan:
             progress.update(bar, description=f"{case.op} {case.dtype}, {n} thread(s)")
-            budget = 0.0 if quick else seconds
             results += run_case(case, threads=n, peers=peers, quick=quick, budget=budget, memory=memory)
             progress.advance(bar)
     for family in chosen:
         report.print_family(console, family, [r for r in results if r.row.family == family])
     about = machine.describe(counts)
-    if json:
-        report.write_json(json, about, results)
-    if markdown:
-        report.write_markdown(markdown, about, results)
-    if plot:
-        report.write_plot(plot, about, results)
-    met, missed = report.floors_summary(results)
+    writers = ((json, report.write_json), (markdown, report.write_markdown), (plot, report.write_plot))
+    for path, write in writers:
+        if path:
+            write(path, about, results)
+    notes = ("" if peers else "; ratios need --peers") + ("; a quick run has none" if quick else "")
+    missed_floors = _print_floors(console, results, notes)
+    if check and missed_floors:
+        raise typer.Exit(1)
+
+
+def _print_floors(console: Console, results: list[Result], notes: str) -> int:
+    """Name the missed floors, count both kinds, and return how many are missed."""
+    from bench.report import floors_summary
+
+    met, missed = floors_summary(results)
     for line in missed:
         console.print(Text(f"missed: {line}", style="red"))
-    notes = ("" if peers else "; ratios need --peers") + ("; a quick run has none" if quick else "")
     console.print(f"floors: {len(met)} met, {len(missed)} missed{notes}")
-    if check and missed:
-        raise typer.Exit(1)
+    return len(missed)
 
 
 if __name__ == "__main__":
