@@ -93,9 +93,10 @@ def floors_summary(results: list[Result]) -> tuple[list[str], list[str]]:
     for result in results:
         for floor in result.floors:
             row = result.row
-            figures = {"seconds": seconds_text(row.seconds), "memory": _bytes_text(row.peak_mem_bytes)}
+            above = row.seconds - (row.peer_seconds or 0.0)
+            figures = {"overhead": seconds_text(above), "memory": _bytes_text(row.peak_mem_bytes)}
             figure = figures.get(floor.kind, f"{row.ratio or 0:.2f}x")
-            against = f" against {row.peer}" if floor.kind in ("ratio", "speedup") else ""
+            against = "" if floor.kind == "memory" else f" against {row.peer}"
             text = f"{row.op} {row.case} {row.dtype}, {row.threads} thread(s): {figure}{against} (floor {floor})"
             (met if floor.met(row) else missed).append(text)
     return met, missed
