@@ -8,6 +8,7 @@ namespace tk::merge::gpu {
 namespace {
 
 constexpr int64_t kWantedBlocks = 264;  // two a multiprocessor of an H100
+constexpr int64_t kEnoughBlocks = 96;   // from here on, another launch costs more than idle multiprocessors
 constexpr int64_t kMostColumns = int64_t{1} << 31;
 
 int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
@@ -18,7 +19,7 @@ int64_t blocks_without_splits(const CosineMatchArgs& a) { return a.batch * divid
 int64_t column_splits(const CosineMatchArgs& a) {
   const int64_t blocks = blocks_without_splits(a);
   const int64_t tiles = divide_up(a.columns, kMatchColumns);
-  if (blocks == 0 || tiles <= 1) return 1;
+  if (blocks == 0 || blocks >= kEnoughBlocks || tiles <= 1) return 1;
   const int64_t wanted = divide_up(kWantedBlocks, blocks);
   return wanted < tiles ? wanted : tiles;
 }

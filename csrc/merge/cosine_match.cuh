@@ -102,6 +102,63 @@ __device__ __forceinline__ MatchTask match_task(const CosineMatchArgs& a, int64_
   return task;
 }
 
+// The steps of a block: all chunks of d of one column tile, then the next tile; its buffers are used in turn.
+struct MatchStep {
+  int64_t tile, chunk;
+  int stage;
+  TK_HOST_DEVICE void advance(int64_t chunks, int stages) {
+    stage = stage + 1 == stages ? 0 : stage + 1;
+    if (++chunk < chunks) return;
+    chunk = 0;
+    ++tile;
+  }
+};
+
+// Keeps kStages - 1 steps on their way from global memory while one is multiplied.
+template <class T, int kDepth, int kPitch, int kStages, bool kAligned>
+struct TileStream {
+  static constexpr int kRowElements = kMatchRows * kPitch;
+  static constexpr int kColumnElements = kMatchColumns * kPitch;
+  T* rows;     // shared, [kStages][kRowElements]
+  T* columns;  // shared, [kStages][kColumnElements]
+  Vectors<T> x, y;
+  int64_t first_row, tile_end, chunks;
+  MatchStep next;
+
+  __device__ __forceinline__ void load_next() {
+    if (next.tile < tile_end) {
+      const int64_t depth = next.chunk * kDepth;
+      load_tile<kMatchRows, kDepth, kPitch, kAligned>(rows + next.stage * kRowElements, x, first_row, depth);
+      load_tile<kMatchColumns, kDepth, kPitch, kAligned>(columns + next.stage * kColumnElements, y,
+                                                         next.tile * kMatchColumns, depth);
+      next.advance(chunks, kStages);
+    }
+    cp_async_commit();
+  }
+
+  __device__ __forceinline__ void start() {
+#pragma unroll
+    for (int i = 0; i < kStages - 1; ++i) load_next();
+  }
+
+  // The oldest step has arrived for every thread, and the buffer of the one before it is free again.
+  __device__ __forceinline__ void await_step() {
+    cp_async_wait<kStages - 2>();
+    __syncthreads();
+    load_next();
+  }
+};
+
+template <class T, int kDepth, int kPitch, int kStages, bool kAligned>
+__device__ __forceinline__ TileStream<T, kDepth, kPitch, kStages, kAligned> tile_stream(const CosineMatchArgs& a,
+                                                                                        const MatchTask& task, T* rows,
+                                                                                        T* columns) {
+  const Vectors<T> x{static_cast<const T*>(a.a) + task.b * a.a_batch_stride, a.a_row_stride, a.rows, a.width};
+  const Vectors<T> y{static_cast<const T*>(a.b) + task.b * a.b_batch_stride, a.b_row_stride, a.columns, a.width};
+  const int64_t chunks = a.width > kDepth ? (a.width + kDepth - 1) / kDepth : 1;
+  return {rows, columns, x, y, task.first_row, task.tile_end, chunks, MatchStep{task.tile_begin, 0, 0}};
+}
+
 // ---- the best column of a row -------------------------------------------------------------------------------------
 struct BestColumn {
   float score = -kInfinity;
@@ -166,6 +223,7 @@ __global__ void __launch_bounds__(kNormThreads) match_splits_kernel(CosineMatchA
 // ---- float32: 8 rows x 4 columns a thread ---------------------------------------------------------------------------
 constexpr int kDepth32 = 16;
 constexpr int kPitch32 = kDepth32 + 4;  // float4 reads of 8 neighbouring rows meet all banks
+constexpr int kStages32 = 2;
 constexpr int kThreadRows = 8;
 constexpr int kThreadColumns = 4;
 constexpr int kLaneColumns = kMatchColumns / kThreadColumns;  // threads that share a row
@@ -195,54 +253,43 @@ __device__ __forceinline__ void multiply_tile32(const float* rows, const float* 
   }
 }
 
+// Thread (tx, ty) offers its columns to its rows, in ascending order.
+__device__ __forceinline__ void offer_tile32(const CosineMatchArgs& a, const float* inverse_b, int64_t first,
+                                             float (&sum)[kThreadRows][kThreadColumns],
+                                             BestColumn (&best)[kThreadRows]) {
+#pragma unroll
+  for (int j = 0; j < kThreadColumns; ++j) {
+    const int64_t column = first + threadIdx.x % kLaneColumns + kLaneColumns * j;
+    const float inverse = column < a.columns ? inverse_b[column] : not_a_number();
+#pragma unroll
+    for (int i = 0; i < kThreadRows; ++i) {
+      best[i].offer(sum[i][j] * inverse, static_cast<int>(column));
+      sum[i][j] = 0;
+    }
+  }
+}
+
 template <bool kAligned>
 __global__ void __launch_bounds__(kMatchThreads)
     match_float32_kernel(CosineMatchArgs a, MatchScratch s, int64_t splits) {
-  TK_SHARED(rows, float[2][kMatchRows * kPitch32]);
-  TK_SHARED(columns, float[2][kMatchColumns * kPitch32]);
+  TK_SHARED(rows, float[kStages32][kMatchRows * kPitch32]);
+  TK_SHARED(columns, float[kStages32][kMatchColumns * kPitch32]);
   const MatchTask task = match_task(a, splits);
-  const Vectors<float> x{static_cast<const float*>(a.a) + task.b * a.a_batch_stride, a.a_row_stride, a.rows, a.width};
-  const Vectors<float> y{static_cast<const float*>(a.b) + task.b * a.b_batch_stride, a.b_row_stride, a.columns,
-                         a.width};
-  const int64_t chunks = a.width > kDepth32 ? (a.width + kDepth32 - 1) / kDepth32 : 1;
-  const int64_t steps = (task.tile_end - task.tile_begin) * chunks;
-  const auto load = [&](int64_t step) {
-    const int64_t depth = step % chunks * kDepth32;
-    const int64_t first = (task.tile_begin + step / chunks) * kMatchColumns;
-    load_tile<kMatchRows, kDepth32, kPitch32, kAligned>(rows[step % 2], x, task.first_row, depth);
-    load_tile<kMatchColumns, kDepth32, kPitch32, kAligned>(columns[step % 2], y, first, depth);
-  };
-  const int tx = threadIdx.x % kLaneColumns;
-  const int ty = threadIdx.x / kLaneColumns;
+  auto stream = tile_stream<float, kDepth32, kPitch32, kStages32, kAligned>(a, task, rows[0], columns[0]);
   BestColumn best[kThreadRows];
   float sum[kThreadRows][kThreadColumns] = {};
-  if (steps > 0) load(0);
-  cp_async_commit();
-  for (int64_t step = 0; step < steps; ++step) {
-    if (step + 1 < steps) load(step + 1);
-    cp_async_commit();
-    cp_async_wait<1>();
-    __syncthreads();
-    multiply_tile32(rows[step % 2], columns[step % 2], sum);
-    if (step % chunks == chunks - 1) {
-      const int64_t first = (task.tile_begin + step / chunks) * kMatchColumns;
-#pragma unroll
-      for (int j = 0; j < kThreadColumns; ++j) {
-        const int64_t column = first + tx + kLaneColumns * j;
-        const float inverse = column < a.columns ? s.inverse_b[task.b * a.columns + column] : not_a_number();
-#pragma unroll
-        for (int i = 0; i < kThreadRows; ++i) {
-          best[i].offer(sum[i][j] * inverse, static_cast<int>(column));
-          sum[i][j] = 0;
-        }
-      }
-    }
-    __syncthreads();
+  stream.start();
+  for (MatchStep at{task.tile_begin, 0, 0}; at.tile < task.tile_end; at.advance(stream.chunks, kStages32)) {
+    stream.await_step();
+    multiply_tile32(rows[at.stage], columns[at.stage], sum);
+    if (at.chunk + 1 < stream.chunks) continue;
+    offer_tile32(a, s.inverse_b + task.b * a.columns, at.tile * kMatchColumns, sum, best);
   }
 #pragma unroll
   for (int i = 0; i < kThreadRows; ++i) {
     const BestColumn row = best_of_lanes<kLaneColumns>(best[i]);
-    if (tx == 0) finish_row(a, s, task, splits, ty + kLaneRows * i, row);
+    const int in_tile = threadIdx.x / kLaneColumns + kLaneRows * i;
+    if (threadIdx.x % kLaneColumns == 0) finish_row(a, s, task, splits, in_tile, row);
   }
 }
 

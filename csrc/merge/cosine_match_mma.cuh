@@ -7,6 +7,7 @@ namespace tk::merge::gpu {
 
 constexpr int kDepth16 = 32;
 constexpr int kPitch16 = kDepth16 + 8;  // 80 bytes: the eight rows of a matrix fall into different banks
+constexpr int kStages16 = 4;            // a step is over before its successor could come from memory
 constexpr int kWarpRows = 16;
 constexpr int kColumnGroups = kMatchColumns / 8;
 static_assert(kMatchThreads / 32 * kWarpRows == kMatchRows, "each warp has its own rows");
@@ -52,34 +53,18 @@ __device__ __forceinline__ void offer_tile16(const CosineMatchArgs& a, const flo
 
 template <class T, bool kAligned>
 __global__ void __launch_bounds__(kMatchThreads) match_mma_kernel(CosineMatchArgs a, MatchScratch s, int64_t splits) {
-  TK_SHARED(rows, T[2][kMatchRows * kPitch16]);
-  TK_SHARED(columns, T[2][kMatchColumns * kPitch16]);
+  TK_SHARED(rows, T[kStages16][kMatchRows * kPitch16]);
+  TK_SHARED(columns, T[kStages16][kMatchColumns * kPitch16]);
   const MatchTask task = match_task(a, splits);
-  const Vectors<T> x{static_cast<const T*>(a.a) + task.b * a.a_batch_stride, a.a_row_stride, a.rows, a.width};
-  const Vectors<T> y{static_cast<const T*>(a.b) + task.b * a.b_batch_stride, a.b_row_stride, a.columns, a.width};
-  const int64_t chunks = a.width > kDepth16 ? (a.width + kDepth16 - 1) / kDepth16 : 1;
-  const int64_t steps = (task.tile_end - task.tile_begin) * chunks;
-  const auto load = [&](int64_t step) {
-    const int64_t depth = step % chunks * kDepth16;
-    const int64_t first = (task.tile_begin + step / chunks) * kMatchColumns;
-    load_tile<kMatchRows, kDepth16, kPitch16, kAligned>(rows[step % 2], x, task.first_row, depth);
-    load_tile<kMatchColumns, kDepth16, kPitch16, kAligned>(columns[step % 2], y, first, depth);
-  };
+  auto stream = tile_stream<T, kDepth16, kPitch16, kStages16, kAligned>(a, task, rows[0], columns[0]);
   BestColumn best[2];
   float sum[kColumnGroups][4] = {};
-  if (steps > 0) load(0);
-  cp_async_commit();
-  for (int64_t step = 0; step < steps; ++step) {
-    if (step + 1 < steps) load(step + 1);
-    cp_async_commit();
-    cp_async_wait<1>();
-    __syncthreads();
-    multiply_tile16(rows[step % 2], columns[step % 2], sum);
-    if (step % chunks == chunks - 1) {
-      const int64_t first = (task.tile_begin + step / chunks) * kMatchColumns;
-      offer_tile16(a, s.inverse_b + task.b * a.columns, first, sum, best);
-    }
-    __syncthreads();
+  stream.start();
+  for (MatchStep at{task.tile_begin, 0, 0}; at.tile < task.tile_end; at.advance(stream.chunks, kStages16)) {
+    stream.await_step();
+    multiply_tile16(rows[at.stage], columns[at.stage], sum);
+    if (at.chunk + 1 < stream.chunks) continue;
+    offer_tile16(a, s.inverse_b + task.b * a.columns, at.tile * kMatchColumns, sum, best);
   }
   const int lane = threadIdx.x % 32;
 #pragma unroll
