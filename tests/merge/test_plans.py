@@ -261,6 +261,7 @@ def test_padding_takes_no_part(backend, rng):
         (lambda m: random_match(m, 1, partition=(np.array([7]), np.arange(5))), r"index must be in \[0, 6\)"),
         (lambda m: threshold_match(m), "exactly one of tau and r"),
         (lambda m: threshold_match(m, 0.5, 2), "exactly one of tau and r"),
+        (lambda m: threshold_match(m, 0.5, valid=np.ones((2, 5), bool)), r"valid must be \(2, 6\)"),
         (lambda m: bipartite_match(m, 1).merge(m[:, :5]), r"MergePlan: x must be \(2, 6, C\)"),
         (lambda m: bipartite_match(m, 0).merge(m[:, :5]), r"MergePlan: x must be \(2, 6, C\)"),
         (lambda m: bipartite_match(m, 1).unmerge(m), r"MergePlan: y must be \(2, 5, C\)"),
@@ -270,6 +271,33 @@ def test_padding_takes_no_part(backend, rng):
 def test_bad_input(call, text):
     with pytest.raises(ValueError, match=text):
         call(np.ones((2, 6, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda m: bipartite_match([1], 1), "bipartite_match: metric must be an array, got list"),
+        (lambda m: bipartite_match(m.astype(np.float64), 1), "cosine_match: a must be float32"),
+        (lambda m: bipartite_match(m, 1.5), "r must be an integer"),
+        (lambda m: threshold_match(m, "0.5"), "threshold_match: tau must be a number, got str"),
+        (lambda m: threshold_match(m, 0.5, valid=np.ones((2, 6))), "mask_a must be"),
+    ],
+)
+def test_wrong_types(call, text):
+    with pytest.raises(TypeError, match=text):
+        call(np.ones((2, 6, 4), np.float32))
+
+
+def test_vectors_that_are_not_finite_merge_last(backend, rng):
+    metric = rng.standard_normal((1, 12, 4)).astype(np.float32)
+    metric[0, 4] = np.nan
+    plan = bipartite_match(metric, 3)
+    assert 2 not in plan.src_idx
+    assert plan.unm_idx[0, -1] == 2
+    nothing = np.full((2, 10, 4), np.nan, np.float32)
+    assert threshold_match(nothing, r=3)[0].is_identity
+    assert threshold_match(nothing, float("nan"))[0].is_identity
+    assert (bipartite_match(nothing, 3).map[:, :6:2] == 2).all()  # the count is fixed: they meet in column 0
 
 
 def test_public_names():

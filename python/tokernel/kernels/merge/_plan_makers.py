@@ -6,6 +6,7 @@ Each function takes the class of the plan to make; that class brings the ops of 
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +19,8 @@ Partition = tuple[Array, Array]
 
 
 def check_metric(op: str, metric: Array) -> tuple[int, int]:
+    if not hasattr(metric, "shape"):
+        raise TypeError(f"{op}: metric must be an array, got {type(metric).__name__}")
     if len(metric.shape) != 3:
         raise ValueError(f"{op}: metric must be (B, N, D), got {tuple(metric.shape)}")
     return metric.shape[0], metric.shape[1]
@@ -120,6 +123,10 @@ def threshold(
     batch, tokens = check_metric("threshold_match", metric)
     if (tau is None) == (r is None):
         raise ValueError("threshold_match: exactly one of tau and r must be given")
+    if tau is not None and not isinstance(tau, Real):
+        raise TypeError(f"threshold_match: tau must be a number, got {type(tau).__name__}")
+    if valid is not None and tuple(valid.shape) != (batch, tokens):
+        raise ValueError(f"threshold_match: valid must be ({batch}, {tokens}), got {tuple(valid.shape)}")
     masks = (None, None) if valid is None else (plan.ops.packed(valid[:, ::2]), plan.ops.packed(valid[:, 1::2]))
     score, index = plan.ops.cosine_match(metric[:, ::2], metric[:, 1::2], *masks)
     scores = plan.ops.fetch(score).copy()
