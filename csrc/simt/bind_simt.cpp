@@ -64,6 +64,10 @@ void set_switching(const std::string& name) {
   locked([&] { simt::settings().switching = switching; });
 }
 
+void set_access_limit(uint64_t limit) {
+  locked([&] { simt::settings().access_limit = limit; });
+}
+
 py::dict options() {
   const Options now = locked([] { return simt::settings(); });
   py::list schedules;
@@ -74,6 +78,7 @@ py::dict options() {
   d["schedules"] = schedules;
   d["copy_timings"] = timings;
   d["race_detector"] = kDetectors[static_cast<int>(now.detector)];
+  d["access_limit"] = now.access_limit;
   d["switching"] = kSwitchings[static_cast<int>(now.switching)];
   return d;
 }
@@ -130,6 +135,7 @@ void bind_simt(py::module_& m) {
   m.def("set_copy_timings", &set_copy_timings);
   m.def("set_race_detector", &set_race_detector);
   m.def("set_switching", &set_switching);
+  m.def("set_access_limit", &set_access_limit);
   m.def("options", &options);
   m.def("statistics", &statistics);
   m.def("reset_statistics", &reset_statistics);

@@ -46,6 +46,7 @@ void run_thread(unsigned thread) {
   const unsigned before = m.self;
   if (thread == before) return;
   m.self = thread;
+  m.accesses = 0;
   ++m.statistics.switches;
   switch_fiber(m.fibers[before], m.fibers[thread], m.switching);
 }
@@ -184,6 +185,7 @@ void run_block(uint64_t block) {
   ++m.statistics.blocks;
   m.statistics.threads += m.threads;
   m.self = next_ready();
+  m.accesses = 0;
   m.running = true;
   switch_fiber(m.main, m.fibers[m.self], m.switching);
 }

@@ -79,6 +79,7 @@ struct Machine {
   Schedule schedule;
   CopyTiming timing = CopyTiming::at_wait;
   uint8_t poison = 0xFF;
+  uint64_t access_limit = ~uint64_t{0};
   Statistics statistics;
 
   // ---- the launch
@@ -94,6 +95,7 @@ struct Machine {
   unsigned self = 0;  // the thread that runs; meaningful while `running`
   bool running = false;
   unsigned ready = 0, live = 0, waiting = 0;
+  uint64_t accesses = 0;  // of the running thread since it was resumed
   Site barrier_site;
   std::array<State, kMaxThreads> state;
   std::array<Warp, kMaxWarps> warps;

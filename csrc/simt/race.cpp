@@ -82,6 +82,12 @@ TK_COLD void report_copying(const Access& access, const Accessors& copy, const c
        ", while a cp.async to it is under way (issued at " + source_line(copy.pc) + ")");
 }
 
+// Threads take turns at synchronisation only, so one that waits for another in a loop would wait for ever.
+TK_COLD void report_spinning(const Access& access) {
+  fail("no progress: " + std::to_string(machine().access_limit) + " accesses without synchronisation, the last a " +
+       text_of(access) + " at " + source_line(access.pc));
+}
+
 TK_COLD void report_input(const Access& access, const std::string& name) {
   fail(text_of(access) + " at " + source_line(access.pc) + " to '" + name + "', which is an input");
 }
@@ -263,6 +269,7 @@ void check(const Access& access) {
   Machine& m = machine();
   if (own_stack(access.address)) return;
   ++m.statistics.accesses;
+  if (++m.accesses > m.access_limit) report_spinning(access);
   const size_t offset = access.address - reinterpret_cast<uintptr_t>(m.arena);
   if (offset < kArenaBytes) {
     const SharedArray& array = array_of(access, offset);

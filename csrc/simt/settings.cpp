@@ -19,6 +19,7 @@ void configure(const std::string& op, const Schedule& schedule, CopyTiming timin
   if (m.switching != options.switching) m.prepared = 0;  // fibers are parked in the way of the other switch
   m.switching = options.switching;
   m.op = op;
+  m.access_limit = options.access_limit;
   m.schedule = schedule;
   m.timing = timing;
   m.poison = kPoisons[index % std::size(kPoisons)];

@@ -120,6 +120,19 @@ __global__ void ticket_kernel(int* out) {
   out[blockIdx.x * kThreads + threadIdx.x] = atomicAdd(next, 1);  // who gets which number is a matter of order
 }
 
+// Waiting for another thread in a loop: it never gets its turn.
+__global__ void spin_kernel(int* out) {
+  TK_SHARED(flag, int[1]);
+  if (threadIdx.x == 0) flag[0] = 0;
+  __syncthreads();
+  if (threadIdx.x % 2 == 0) {
+    while (*const_cast<volatile int*>(flag) == 0) continue;
+  } else {
+    atomicExch(flag, 1);
+  }
+  out[blockIdx.x * kThreads + threadIdx.x] = 1;
+}
+
 // The integer operations, each by 64 threads on one address.
 __global__ void atomics_kernel(unsigned* out) {
   const unsigned t = threadIdx.x;
@@ -206,6 +219,7 @@ constexpr Case kCases[] = {
     {"bug_counter_read_without_barrier", &fails<counter_read_kernel>},
     {"bug_float_atomics", &float_sum},
     {"bug_ticket_order", &fails<ticket_kernel>},
+    {"bug_spin", &fails<spin_kernel>},
     {"ok_atomics", &atomics},
     {"ok_two_launches", &two_launches},
     {"ok_three_dimensions", &three_dimensions},
