@@ -120,22 +120,27 @@ TK_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
 TK_INLINE vf abs(vf x) { return (vf)((vi)x & 0x7fffffff); }
 
 // ---- reductions: a fixed tree, so that the result does not depend on anything but the lanes --------------------
+// `combine` takes two vectors. Rotating keeps the sums in registers.
+template <int half, class Combine>
+TK_INLINE vf combine_halves(vf x, Combine combine) {
+  if constexpr (half == 0) {
+    return x;
+  } else {
+    vi other;
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) other[i] = (i + half) % W;
+    return combine_halves<half / 2>(combine(x, (vf)__builtin_shuffle(x, other)), combine);
+  }
+}
 template <class Combine>
 TK_INLINE float reduce(vf x, Combine combine) {
-  float lanes[W];
-  store(lanes, x);
-#pragma GCC unroll 4
-  for (int half = W / 2; half > 0; half /= 2) {
-#pragma GCC unroll 8
-    for (int i = 0; i < half; ++i) lanes[i] = combine(lanes[i], lanes[i + half]);
-  }
-  return lanes[0];
+  return combine_halves<W / 2>(x, combine)[0];
 }
 TK_INLINE float reduce_add(vf x) {
-  return reduce(x, [](float a, float b) { return a + b; });
+  return reduce(x, [](vf a, vf b) __attribute__((always_inline)) { return a + b; });
 }
 TK_INLINE float reduce_max(vf x) {
-  return reduce(x, [](float a, float b) { return a > b ? a : b; });
+  return reduce(x, [](vf a, vf b) __attribute__((always_inline)) { return max(a, b); });
 }
 
 // e^x to 2 ulp for x <= 88; below -87.3 the result is 0, above 88.7 infinity, NaN stays NaN.
