@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "simt/executor.h"
+#include "simt/report.h"
 #include "simt/shadow.h"
 #include "simt/where.h"
 
@@ -40,57 +41,6 @@ struct Detector {
 };
 
 Detector detector;
-
-// One access on its way through the checks.
-struct Access {
-  uintptr_t address;
-  size_t bytes;
-  uint32_t pc;
-  bool write;
-  bool atomic;
-};
-
-std::string text_of(const Access& access) {
-  return std::string(access.atomic  ? "atomic update"
-                     : access.write ? "write"
-                                    : "read") +
-         " of " + std::to_string(access.bytes) + " bytes";
-}
-
-// ---- reports ------------------------------------------------------------------------------------------------------
-TK_COLD void report_race(const Access& access, const Accessors& before, bool before_wrote, bool other_block,
-                         const char* memory, size_t offset) {
-  ++machine().statistics.races;
-  const std::string kind = before.atomic ? "an atomic update" : before_wrote ? "a write" : "a read";
-  const std::string who = other_block ? std::string("another block") : simt::text_of(unsigned{before.thread});
-  fail("race on " + std::string(memory) + ", byte " + std::to_string(offset) + ": " + text_of(access) + " at " +
-       source_line(access.pc) + " against " + kind + " by " + who + " at " + source_line(before.pc) +
-       (other_block ? ", and blocks of one launch are not ordered" : ", with no barrier between"));
-}
-
-TK_COLD void report_bounds(const Access& access, const std::string& name, size_t bytes, int64_t offset) {
-  const std::string where =
-      offset < 0 ? std::to_string(-offset) + " bytes before the start"
-                 : std::to_string(offset + static_cast<int64_t>(access.bytes) - static_cast<int64_t>(bytes)) +
-                       " bytes past the end";
-  fail("out of bounds: " + text_of(access) + " at " + source_line(access.pc) + " reaches " + where + " of " + name +
-       " (" + std::to_string(bytes) + " bytes)");
-}
-
-TK_COLD void report_copying(const Access& access, const Accessors& copy, const char* memory, size_t offset) {
-  fail(text_of(access) + " at " + source_line(access.pc) + " of " + memory + ", byte " + std::to_string(offset) +
-       ", while a cp.async to it is under way (issued at " + source_line(copy.pc) + ")");
-}
-
-// Threads take turns at synchronisation only, so one that waits for another in a loop would wait for ever.
-TK_COLD void report_spinning(const Access& access) {
-  fail("no progress: " + std::to_string(machine().access_limit) + " accesses without synchronisation, the last a " +
-       text_of(access) + " at " + source_line(access.pc));
-}
-
-TK_COLD void report_input(const Access& access, const std::string& name) {
-  fail(text_of(access) + " at " + source_line(access.pc) + " to '" + name + "', which is an input");
-}
 
 // ---- order --------------------------------------------------------------------------------------------------------
 // Whether everybody in `group`, which acted in the current epoch, is ordered before the running thread.
@@ -161,7 +111,12 @@ void check_cell(Cell& cell, const Access& access, const char* memory, size_t off
   if (!access.atomic) return set_alone(writers, access);
   if (!kShared && writers.epoch >= scope && writers.epoch < detector.block_first) cell.foreign_write = scope;
   if (writers.epoch == detector.epoch && writers.atomic) return join(writers, access);
+  // A thread's own plain write stays one for the others, whatever atomics it adds.
+  const unsigned self = machine().self;
+  const bool plain =
+      writers.epoch == detector.epoch && writers.thread == self && writers.stamp == detector.clocks[self / 32].stamp;
   set_alone(writers, access);
+  if (plain) writers.atomic = false;
 }
 
 // Calls visit(cell, byte) for the cells of [offset, offset + bytes), one a word where the word is whole.
@@ -189,11 +144,6 @@ void for_each_cell(Shadow& shadow, size_t base, size_t offset, size_t bytes, uin
     }
     at = stop;
   }
-}
-
-TK_COLD void report_array(const Access& access, const SharedArray& array, size_t offset) {
-  report_bounds(access, std::string("shared array '") + array.name + "'", array.bytes,
-                static_cast<int64_t>(offset) - static_cast<int64_t>(array.offset));
 }
 
 // ---- where an access falls ------------------------------------------------------------------------------------------
@@ -231,7 +181,7 @@ TrackedRegion* region_of(const Access& access) {
   return nullptr;
 }
 
-TK_COLD void report_stray(const Access& access) {
+TK_COLD void report_miss(const Access& access) {
   constexpr int64_t kNear = 4096;
   const TrackedRegion* nearest = nullptr;
   int64_t best = kNear;
@@ -246,11 +196,7 @@ TK_COLD void report_stray(const Access& access) {
     report_bounds(access, "'" + nearest->name + "'", nearest->bytes,
                   static_cast<int64_t>(access.address - reinterpret_cast<uintptr_t>(nearest->first)));
   }
-  const int owner = machine().stacks.owner(reinterpret_cast<const void*>(access.address));
-  if (owner >= 0) {
-    fail(text_of(access) + " at " + source_line(access.pc) + " in the local memory of thread " + std::to_string(owner));
-  }
-  fail("out of bounds: " + text_of(access) + " at " + source_line(access.pc) + " of memory that is no argument");
+  report_stray(access);
 }
 
 bool own_stack(uintptr_t address) {
@@ -281,7 +227,7 @@ void check(const Access& access) {
   TrackedRegion* region = region_of(access);
   if (!region) {
     if (constant(access)) return;
-    report_stray(access);
+    report_miss(access);
   }
   if (access.write && !region->writable) report_input(access, region->name);
   const auto visit = [&](Cell& cell, size_t byte) {
@@ -299,12 +245,12 @@ void check(const void* address, size_t bytes, const void* pc, bool write, bool a
   check(Access{reinterpret_cast<uintptr_t>(address), bytes, module_offset(pc), write, atomic});
 }
 
-// A wrap of the epoch would take decades of barriers in one process; two thirds of the range is a safe place to forget.
-void advance_epoch() {
-  if (++detector.epoch < 0xA0000000u) return;
+// Between launches, long before the epoch could wrap around inside one.
+void renew_epochs() {
+  if (detector.epoch < 0x80000000u) return;
   detector.global.forget();
   detector.shared.forget();
-  detector.epoch = 1;
+  detector.epoch = 0;
 }
 
 template <class Change>
@@ -334,14 +280,13 @@ void begin_launch() {
   if (!detector.regions.empty()) {
     detector.global.reserve(detector.regions.back().shadow + detector.regions.back().bytes / 4 + 2);
   }
-  advance_epoch();
-  detector.launch_first = detector.epoch;
+  renew_epochs();
+  detector.launch_first = ++detector.epoch;
   detector.last_array = 0;
 }
 
 void begin_block() {
-  advance_epoch();
-  detector.block_first = detector.epoch;
+  detector.block_first = ++detector.epoch;
   for (unsigned w = 0; w * 32 < machine().threads; ++w) {
     WarpClock& clock = detector.clocks[w];
     clock.stamp = clock.all = 0;
@@ -349,7 +294,7 @@ void begin_block() {
   }
 }
 
-void order_block() { advance_epoch(); }
+void order_block() { ++detector.epoch; }
 
 void order_lanes(unsigned warp, uint32_t lanes) {
   WarpClock& clock = detector.clocks[warp];

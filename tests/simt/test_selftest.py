@@ -49,6 +49,7 @@ REPORTS = {
     "bug_cross_block_overwrite": r"race on out, byte 0: write .* against a read by another block",
     "bug_histogram_without_atomics": r"race on bins, ",
     "bug_counter_read_without_barrier": r"race on count, byte 0: atomic update",
+    "bug_late_clear": r"race on count, byte 0: atomic update .* against a write by thread \(0, 0, 0\)",
     "bug_float_atomics": r"output 'sum' depends on the schedule",
     "bug_spin": r"(no progress: 100000 accesses without synchronisation, the last a read|race on flag)",
     "bug_ticket_order": r"output 'out' depends on the schedule",

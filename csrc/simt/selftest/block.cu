@@ -96,6 +96,15 @@ __global__ void counter_read_kernel(int* out) {
   out[blockIdx.x * kThreads + threadIdx.x] = count[0];
 }
 
+// The first thread clears the counter too late for the others, if not for itself.
+__global__ void late_clear_kernel(int* out) {
+  TK_SHARED(count, int[1]);
+  if (threadIdx.x == 0) count[0] = 0;
+  atomicAdd(count, 1);
+  __syncthreads();
+  out[blockIdx.x * kThreads + threadIdx.x] = count[0];
+}
+
 // Added in the order in which blocks happen to come.
 __global__ void float_sum_kernel(float* sum) {
   if (threadIdx.x == 0) atomicAdd(sum, blockIdx.x == 0 ? 1.0e8f : blockIdx.x == 4 ? -1.0e8f : 1.0f);
@@ -217,6 +226,7 @@ constexpr Case kCases[] = {
     {"bug_histogram_without_atomics", &histogram<false>},
     {"ok_shared_histogram", &shared_histogram},
     {"bug_counter_read_without_barrier", &fails<counter_read_kernel>},
+    {"bug_late_clear", &fails<late_clear_kernel>},
     {"bug_float_atomics", &float_sum},
     {"bug_ticket_order", &fails<ticket_kernel>},
     {"bug_spin", &fails<spin_kernel>},
