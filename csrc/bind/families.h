@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // One registration function per kernel family, the same in _C, _cuda and _simt.
 #pragma once
-#include <pybind11/pybind11.h>
+
+namespace pybind11 {
+class module_;  // declared, not included: pybind11 takes seconds to compile
+}
 
 namespace tk::bind {
 namespace py = pybind11;

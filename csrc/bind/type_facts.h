@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is known of an array type for good: looked up once, then found without a lock.
 #pragma once
-#include <pybind11/pybind11.h>
+#include <Python.h>
 
 #include "bind/dlpack.h"
 
