@@ -278,6 +278,16 @@ def test_timm_shaped_models_are_slimmed(options: dict[str, object]):
     assert all(p.grad is not None for p in model.slim.parameters())
 
 
+@torch.no_grad()
+def test_a_slimmed_model_compiles_in_one_graph():
+    torch.manual_seed(0)
+    model = slim_vit(LVViT(TINY), TINY.stages).eval()
+    image = torch.randn(2, 3, 64, 64)
+    eager, compiled = model(image), torch.compile(model, backend="aot_eager", fullgraph=True)(image)
+    torch.testing.assert_close(compiled.logits, eager.logits, atol=1e-6, rtol=1e-6)
+    assert [t.shape for t in compiled.tokens] == [t.shape for t in eager.tokens]
+
+
 def test_a_failed_forward_leaves_no_tokens_behind():
     model = slim_vit(LVViT(TINY), TINY.stages).eval()
     with pytest.raises(RuntimeError):

@@ -321,7 +321,7 @@ def test_gradients_reach_tokens_and_metric():
 
 def vit(**options) -> VisionTransformer:
     torch.manual_seed(0)
-    return VisionTransformer(depth=4, **options).eval()
+    return VisionTransformer(**({"depth": 4} | options)).eval()
 
 
 def images(seed: int = 0) -> Tensor:
@@ -393,6 +393,16 @@ def test_unpatch_and_copies():
     assert all("forward" not in vars(m) for m in model.modules())
     assert torch.equal(twin(image), changed)
     assert torch.equal(thawed(image), changed)
+
+
+@torch.no_grad()
+def test_a_patched_model_compiles_in_one_graph():
+    model = vit(depth=2)
+    handle = patch_vit(model, {0: 8, 1: 5})
+    eager = model(images())
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images()), eager, atol=1e-6, rtol=1e-6)
+    assert handle.restore(torch.zeros(2, 5, 16)).shape == (2, 17, 16)
 
 
 def test_training_through_transforms_reaches_every_parameter():

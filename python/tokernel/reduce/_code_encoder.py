@@ -192,7 +192,8 @@ def patch_encoder(
     From then on the model and its encoder take ``segment_ids`` (B, T); a call without them runs as before. The layers
     past the merge see (B, U, C), attend to real units only (an attention mask per pair of subtokens, as GraphCodeBERT
     has, allows a pair of units that holds an allowed pair), and a T5 decoder attends to the units. What an encoder or
-    its head returns is per unit, unless `restore` copies it back to the subtokens.
+    its head returns is per unit, unless `restore` copies it back to the subtokens. The number of units is read from the
+    device, once a forward; ``torch.compile`` breaks the graph there.
 
     Args:
         model: RoBERTa and its relatives (CodeBERT, GraphCodeBERT, UniXcoder, BERT), T5 (CodeT5, CodeT5+), or a model
