@@ -11,7 +11,8 @@
 // A zero vector (|v| < 2^-126) has cosine 0 with every finite vector. A vector with a NaN or an infinity has no cosine:
 // it never wins and never finds a partner. A row without partner (masked, or nothing but masked and NaN columns) has
 // score -inf and the lowest admissible column as index, 0 where there is none. Scores may pass 1 by a rounding error.
-// Devices sum products of the raw vectors in float32: |v| outside [2^-60, 2^60] may overflow or vanish there.
+// Devices, and the CPU for bfloat16, may sum products of the raw vectors in float32: |v| outside [2^-60, 2^60] may
+// overflow or vanish there.
 #pragma once
 #include "core/op.h"
 
