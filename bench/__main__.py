@@ -81,6 +81,8 @@ def bench(
     for path, write in writers:
         if path:
             write(path, about, results)
+    if machine.noise():
+        console.print(Text(machine.noise(), style="yellow"))
     notes = ("" if peers else "; ratios need --peers") + ("; a quick run has none" if quick else "")
     missed_floors = _print_floors(console, results, notes)
     if check and missed_floors:

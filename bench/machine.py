@@ -19,6 +19,7 @@ from tokernel import _C
 
 PROBE_SECONDS = 0.02
 PROBE_RUNS = 7
+LOAD_BEFORE = os.getloadavg()[0]  # what others were doing before this process added to it
 SMALLEST_COPY, LARGEST_COPY = 1 << 16, 1 << 28
 
 
@@ -85,6 +86,13 @@ def peak_share(flops: float, moved_bytes: float, seconds: float, threads: int) -
     return max(shares, default=None)
 
 
+def noise() -> str:
+    """Say that other programs were running, or return an empty string."""
+    if LOAD_BEFORE < 0.5:
+        return ""
+    return f"the machine was not quiet: load average {LOAD_BEFORE:.1f} before the start, on {usable_cores()} cores"
+
+
 def _cpu_name() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -100,7 +108,7 @@ def describe(threads: list[int]) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": usable_cores(),
         "memory_bytes": psutil.virtual_memory().total,
-        "load_average": os.getloadavg()[0],
+        "load_average": LOAD_BEFORE,
         "os": platform.platform(),
         "python": platform.python_version(),
         "numpy": np.__version__,

@@ -154,6 +154,13 @@ def test_probes_measure_something():
     assert machine.peak_share(machine.fma_peak(1), 0, 1.0, 1) == pytest.approx(1)
 
 
+def test_a_busy_machine_is_named(monkeypatch):
+    monkeypatch.setattr(machine, "LOAD_BEFORE", 0.1)
+    assert machine.noise() == ""
+    monkeypatch.setattr(machine, "LOAD_BEFORE", 3.0)
+    assert "load average 3.0" in machine.noise()
+
+
 def test_memory_of_a_call_holds_its_answer():
     """The quick gather writes 2 x 32 x 32 floats; a fresh process never reports less than nothing."""
     assert (
