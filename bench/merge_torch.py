@@ -88,10 +88,9 @@ def index_add(x: Tensor, ids: Tensor, segments: int, mode: str) -> Tensor:
 
 
 def by_lengths(x: Tensor, offsets: Tensor, mode: str) -> Tensor:
-    """Contiguous segments by torch.segment_reduce."""
+    """Mean or sum of contiguous segments by torch.segment_reduce, zero where a segment is empty."""
     lengths = offsets.diff(dim=1)
-    name = "max" if mode == "amax" else mode
-    out = torch.segment_reduce(x.flatten(0, 1), name, lengths=lengths.flatten(), axis=0, initial=None)
+    out = torch.segment_reduce(x.flatten(0, 1), mode, lengths=lengths.flatten(), axis=0, initial=0)
     return out.unflatten(0, lengths.shape)
 
 
