@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """segment_reduce_backward: every backend against torch's autograd of a composition in float64."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -45,44 +47,50 @@ def assert_close(got, exact, magnitude, dtype):
     assert (np.abs(got.astype(np.float64) - exact) <= 2 * unit * np.abs(exact) + 8 * magnitude).all()
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize("mode", ["mean", "sum"])
-@pytest.mark.parametrize("form", ["offsets", "ids"])
-def test_sum_and_mean(backend, rng, shape, dtype, mode, form):
+def inputs(shape, form):
     batch, tokens, segments, width = shape
-    x = rng.standard_normal((batch, tokens, width)).astype(dtype)
-    grad = rng.standard_normal((batch, segments, width)).astype(dtype)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, tokens, width))
+    grad = rng.standard_normal((batch, segments, width))
     weight = rng.random((batch, tokens)).astype(np.float32) + np.float32(0.1)
     grad_mass = rng.standard_normal((batch, segments)).astype(np.float32)
     offsets = cuts(rng, batch, tokens, segments)
     ids = ids_of(offsets, tokens) if form == "offsets" else labels(rng, batch, tokens, segments)
-    index = {"offsets": offsets} if form == "offsets" else {"ids": ids}
-    exact_x, exact_weight = expected_gradients(x, ids, segments, mode, weight, grad, grad_mass)
+    return x, grad, weight, grad_mass, ids, {"offsets": offsets} if form == "offsets" else {"ids": ids}
+
+
+@functools.cache
+def case(shape, dtype, mode, form):
+    """Inputs and gradients with and without weights, computed once for all backends."""
+    x, grad, weight, grad_mass, ids, index = inputs(shape, form)
+    x, grad = x.astype(dtype), grad.astype(dtype)
+    weighted = expected_gradients(x, ids, shape[2], mode, weight, grad, grad_mass)
+    plain = expected_gradients(x, ids, shape[2], mode, np.ones_like(weight), grad, grad_mass)
+    return x, grad, weight, grad_mass, index, weighted, plain
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("mode", ["mean", "sum"])
+@pytest.mark.parametrize("form", ["offsets", "ids"])
+def test_sum_and_mean(backend, shape, dtype, mode, form):
+    x, grad, weight, grad_mass, index, (exact_x, exact_weight), (plain_x, _) = case(shape, dtype, mode, form)
     grad_x, grad_weight = merge.segment_reduce_backward(
         grad, x, **index, mode=mode, weight=weight, grad_mass=grad_mass, weight_grad=True
     )
     assert grad_x.dtype == dtype
     assert grad_weight.dtype == np.float32
-    assert_close(grad_x, exact_x, np.finfo(dtype).smallest_subnormal, dtype)
-    largest = np.abs(x.astype(float)).max() * np.abs(grad.astype(float)).max() * width * 10
+    smallest = np.finfo(dtype).smallest_subnormal
+    assert_close(grad_x, exact_x, smallest, dtype)
+    largest = np.abs(x.astype(float)).max() * np.abs(grad.astype(float)).max() * shape[3] * 10
     assert_close(grad_weight, exact_weight, np.finfo(np.float32).eps * largest, np.float32)
-    plain = merge.segment_reduce_backward(grad, **index, mode=mode)
-    exact_x, _ = expected_gradients(x, ids, segments, mode, np.ones_like(weight), grad, grad_mass)
-    assert_close(plain, exact_x, np.finfo(dtype).smallest_subnormal, dtype)
+    assert_close(merge.segment_reduce_backward(grad, **index, mode=mode), plain_x, smallest, dtype)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("form", ["offsets", "ids"])
-def test_amax(backend, rng, shape, form):
-    batch, tokens, segments, width = shape
-    x = rng.standard_normal((batch, tokens, width)).astype(np.float32)
-    grad = rng.standard_normal((batch, segments, width)).astype(np.float32)
-    offsets = cuts(rng, batch, tokens, segments)
-    ids = ids_of(offsets, tokens) if form == "offsets" else labels(rng, batch, tokens, segments)
-    index = {"offsets": offsets} if form == "offsets" else {"ids": ids}
-    ones = np.ones((batch, tokens))
-    exact, _ = expected_gradients(x, ids, segments, "amax", ones, grad, np.zeros((batch, segments)))
+def test_amax(backend, shape, form):
+    x, grad, _, _, index, _, (exact, _) = case(shape, np.float32, "amax", form)
     assert np.array_equal(merge.segment_reduce_backward(grad, x, **index, mode="amax"), exact.astype(np.float32))
 
 
