@@ -227,6 +227,24 @@ def test_fused_slimming_equals_einsum_forward_and_backward():
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+def test_a_student_learns_from_its_unslimmed_self():
+    torch.manual_seed(0)
+    teacher = slim_vit(LVViT(TINY), [TINY.depth]).eval().requires_grad_(False)
+    student = slim_vit(LVViT(TINY), TINY.stages).train()
+    student.vit.load_state_dict(teacher.vit.state_dict())
+    student.vit.eval()
+    image, labels = torch.randn(8, 3, 64, 64), torch.arange(8) % 5
+    target, criterion, losses = teacher(image), FRDLoss(), []
+    optimizer = torch.optim.Adam(student.parameters(), lr=3e-3)
+    for _ in range(25):
+        optimizer.zero_grad()
+        loss = criterion(*student(image), *target, labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.75 * losses[0]
+
+
 # --- traps ----------------------------------------------------------------------------------------------------------
 
 
