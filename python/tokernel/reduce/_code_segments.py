@@ -45,8 +45,7 @@ class Segments:
         _check_consecutive(self.ids)
         counts = self.ids.amax(1, keepdim=True) + 1 if self.units else self.ids[:, :0]
         self.real = torch.arange(self.units, device=ids.device) < counts
-        self._given: Any = None
-        self._merged: Any = None
+        self._masks: tuple[Any, ...] = ()  # the last one given, and what became of it
 
     def first_tokens(self) -> Tensor:
         """Position of the first subtoken of every unit, (B, U); 0 for units that are padding."""
@@ -60,15 +59,15 @@ class Segments:
             dtype: of an additive mask made for None.
             rank: of the mask made for None, 2 or 4.
         """
+        if not self._masks or self._masks[0] is not mask:
+            self._masks = (mask, self._merge_mask(mask, dtype, rank))
+        return self._masks[1]
+
+    def _merge_mask(self, mask: Any, dtype: torch.dtype, rank: int) -> Tensor | None:
         if mask is None:
             if bool(self.real.all()):
                 return None
-            mask = (self.ids >= 0) if rank == 2 else _additive((self.ids >= 0)[:, None, None], dtype)
-        if self._merged is None or (mask is not self._given and self._given is not None):
-            self._given, self._merged = mask, self._merge_mask(mask)
-        return self._merged
-
-    def _merge_mask(self, mask: Any) -> Tensor:
+            return self.real if rank == 2 else _additive(self.real[:, None, None], dtype)
         if not isinstance(mask, Tensor) or mask.ndim not in (2, 4) or (mask.ndim == 4 and mask.shape[1] != 1):
             raise ValueError(
                 "patch_encoder: attention mask expected (B, T) or (B, 1, 1 or T, T); got "
