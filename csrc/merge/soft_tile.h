@@ -143,32 +143,16 @@ void multiply_block(const float* weight, int64_t weight_stride, const float* pan
   }
 }
 
-template <int V>
-void multiply_rows(int rows, const float* weight, int64_t weight_stride, const float* panel, int64_t panel_stride,
-                   int depth, float* sum, int64_t sum_stride) {
-  for (int r = 0; r < rows; r += kGroup) {
-    const float* w = weight + r * weight_stride;
-    float* s = sum + r * sum_stride;
-    switch (rows - r) {
-      case 1:
-        multiply_block<1, V>(w, weight_stride, panel, panel_stride, depth, s, sum_stride);
-        break;
-      case 2:
-        multiply_block<2, V>(w, weight_stride, panel, panel_stride, depth, s, sum_stride);
-        break;
-      case 3:
-        multiply_block<3, V>(w, weight_stride, panel, panel_stride, depth, s, sum_stride);
-        break;
-      case 4:
-        multiply_block<4, V>(w, weight_stride, panel, panel_stride, depth, s, sum_stride);
-        break;
-      case 5:
-        multiply_block<5, V>(w, weight_stride, panel, panel_stride, depth, s, sum_stride);
-        break;
-      default:
-        multiply_block<kGroup, V>(w, weight_stride, panel, panel_stride, depth, s, sum_stride);
+// The first `rows` <= R rows: every count of rows has a block of its own, which keeps all its sums in registers.
+template <int V, int R = kGroup>
+void multiply_group(int rows, const float* weight, int64_t weight_stride, const float* panel, int64_t panel_stride,
+                    int depth, float* sum, int64_t sum_stride) {
+  if constexpr (R > 1) {
+    if (rows < R) {
+      return multiply_group<V, R - 1>(rows, weight, weight_stride, panel, panel_stride, depth, sum, sum_stride);
     }
   }
+  multiply_block<R, V>(weight, weight_stride, panel, panel_stride, depth, sum, sum_stride);
 }
 
 // Lanes a panel of `channels` channels uses: one vector, or all of them.
@@ -176,10 +160,14 @@ TK_INLINE int lanes_for(int64_t channels) { return channels <= W ? W : kLanes; }
 
 TK_INLINE void multiply(int rows, int lanes, const float* weight, int64_t weight_stride, const float* panel,
                         int64_t panel_stride, int depth, float* sum, int64_t sum_stride) {
-  if (lanes == W) {
-    multiply_rows<1>(rows, weight, weight_stride, panel, panel_stride, depth, sum, sum_stride);
-  } else {
-    multiply_rows<kVectors>(rows, weight, weight_stride, panel, panel_stride, depth, sum, sum_stride);
+  for (int r = 0; r < rows; r += kGroup) {
+    const float* w = weight + r * weight_stride;
+    float* s = sum + r * sum_stride;
+    if (lanes == W) {
+      multiply_group<1>(rows - r, w, weight_stride, panel, panel_stride, depth, s, sum_stride);
+    } else {
+      multiply_group<kVectors>(rows - r, w, weight_stride, panel, panel_stride, depth, s, sum_stride);
+    }
   }
 }
 

@@ -6,28 +6,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="bfloat16 arrays come from torch")
 
+from row_cases import DTYPES, EMPTY, SHAPES, on_one_and_two_threads, row_case
+
 import tokernel
 from tokernel.kernels import merge
 
-DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-SHAPES = [
-    # B, N, M, C
-    (1, 1, 1, 1),
-    (2, 3, 5, 7),
-    (2, 5, 3, 8),
-    (1, 4, 4, 16),
-    (3, 2, 9, 17),
-    (1, 33, 31, 33),
-    (2, 7, 1, 64),
-]
-EMPTY = [(0, 3, 2, 4), (2, 0, 0, 4), (2, 3, 0, 4), (2, 3, 2, 0)]
 
-
-def case(shape, dtype, seed=0):
-    batch, tokens, picks, width = shape
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(batch, tokens, width, generator=generator).to(dtype)
-    index = torch.randint(0, max(tokens, 1), (batch, picks), generator=generator)
+def case(shape, dtype=torch.float32):
+    x, _, index = row_case(shape, dtype)
     return x, index
 
 
@@ -44,7 +30,7 @@ def test_equals_torch(backend, shape, dtype):
 
 @pytest.mark.parametrize("shape", EMPTY, ids=str)
 def test_empty(backend, shape):
-    x, index = case(shape, torch.float32)
+    x, index = case(shape)
     assert merge.gather_rows(x, index).shape == (shape[0], shape[2], shape[3])
 
 
@@ -73,13 +59,13 @@ def test_strided_views(backend, dtype):
 
 
 def test_int32_and_strided_index(backend):
-    x, index = case((2, 6, 8, 5), torch.float32)
+    x, index = case((2, 6, 8, 5))
     for view in (index.int(), index[:, ::2], index.int()[:, ::3], index.t().contiguous().t()):
         assert torch.equal(merge.gather_rows(x, view), expected(x, view.long()))
 
 
 def test_out(backend):
-    x, index = case((2, 6, 8, 5), torch.float32)
+    x, index = case((2, 6, 8, 5))
     out = torch.full((2, 8, 5), torch.nan)
     assert merge.gather_rows(x, index, out=out) is out
     assert torch.equal(out, expected(x, index))
@@ -100,13 +86,13 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input(backend, name):
     change, error, message = BAD[name]
-    x, index = case((2, 3, 5, 4), torch.float32)
+    x, index = case((2, 3, 5, 4))
     with pytest.raises(error, match=message):
         merge.gather_rows(*change(x, index))
 
 
 def test_bad_out_is_left_alone(backend):
-    x, index = case((2, 3, 5, 4), torch.float32)
+    x, index = case((2, 3, 5, 4))
     wrong = {
         "shape": torch.zeros(2, 5, 3),
         "dtype": torch.zeros(2, 5, 4, dtype=torch.float16),
@@ -125,16 +111,12 @@ def test_bad_out_is_left_alone(backend):
 
 
 def test_the_asked_backend_ran(backend):
-    x, index = case((2, 3, 5, 4), torch.float32)
+    x, index = case((2, 3, 5, 4))
     merge.gather_rows(x, index)
     assert tokernel.last_backend() == backend
 
 
 def test_bits_do_not_depend_on_threads(backend):
-    x, index = case((3, 50, 20 if backend == "simt" else 200, 65), torch.float32)
-    try:
-        for threads in (1, 2):
-            tokernel.set_num_threads(threads)
-            assert torch.equal(merge.gather_rows(x, index), expected(x, index))
-    finally:
-        tokernel.set_num_threads(0)
+    x, index = case((3, 50, 20 if backend == "simt" else 200, 65))
+    for picked in on_one_and_two_threads(lambda: merge.gather_rows(x, index)):
+        assert torch.equal(picked, expected(x, index))

@@ -6,33 +6,15 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="bfloat16 arrays come from torch")
 
+from row_cases import DTYPES, EMPTY, SHAPES, on_one_and_two_threads, row_case
+
 import tokernel
 from tokernel.kernels import merge
 
-DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-SHAPES = [
-    # B, n, M, C
-    (1, 1, 1, 1),
-    (2, 5, 3, 7),
-    (2, 3, 9, 8),
-    (3, 4, 4, 17),
-    (1, 33, 31, 33),
-    (2, 1, 6, 64),
-    (1, 2, 5, 131),
-    (0, 3, 2, 4),
-    (2, 0, 0, 4),
-    (2, 3, 0, 4),
-    (2, 3, 2, 0),
-]
 
-
-def case(shape, dtype=torch.float32, seed=0):
-    batch, rows, picks, width = shape
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.randn(batch, picks, width, generator=generator).to(dtype)
-    grad = torch.randn(batch, rows, width, generator=generator).to(dtype)
-    index = torch.randint(0, max(rows, 1), (batch, picks), generator=generator)
-    weight = torch.randn(batch, picks, generator=generator)
+def case(shape, dtype=torch.float32):
+    grad, y, index = row_case(shape, dtype)
+    weight = torch.randn(index.shape, generator=torch.Generator().manual_seed(1))
     return y, index, weight, grad
 
 
@@ -52,7 +34,7 @@ def assert_close(ours, exact_value, magnitude, terms):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES + EMPTY, ids=str)
 def test_forward(backend, shape, dtype):
     y, index, weight, _ = case(shape, dtype)
     n, picks = shape[1], shape[2]
@@ -65,7 +47,7 @@ def test_forward(backend, shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES + EMPTY, ids=str)
 def test_backward(backend, shape, dtype):
     y, index, weight, grad = case(shape, dtype)
     if index.numel() and not grad.shape[1]:
@@ -167,13 +149,9 @@ def test_bad_gradient_input(backend):
 
 def test_bits_do_not_depend_on_threads(backend):
     y, index, weight, grad = case((3, 5, 120, 700))
-    results = []
-    try:
-        for threads in (1, 2):
-            tokernel.set_num_threads(threads)
-            results.append(
-                [merge.scatter_add_rows(y, index, 5, weight), *merge.scatter_add_rows_backward(grad, y, index, weight)]
-            )
-    finally:
-        tokernel.set_num_threads(0)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+    def run():
+        sums = merge.scatter_add_rows(y, index, 5, weight)
+        return sums, *merge.scatter_add_rows_backward(grad, y, index, weight)
+
+    assert all(torch.equal(a, b) for a, b in zip(*on_one_and_two_threads(run), strict=True))

@@ -6,31 +6,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="bfloat16 arrays come from torch")
 
+from row_cases import DTYPES, EMPTY, SHAPES, on_one_and_two_threads, row_case
+
 import tokernel
 from tokernel.kernels import merge
 
-DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-SHAPES = [
-    # B, n, M, C
-    (1, 1, 1, 1),
-    (2, 5, 3, 7),
-    (2, 3, 9, 8),
-    (3, 4, 4, 17),
-    (1, 33, 31, 33),
-    (2, 1, 6, 64),
-    (0, 3, 2, 4),
-    (2, 0, 0, 4),
-    (2, 3, 0, 4),
-    (2, 3, 2, 0),
-]
 
-
-def case(shape, dtype=torch.float32, seed=0):
-    batch, rows, picks, width = shape
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.randn(batch, picks, width, generator=generator).to(dtype)
-    base = torch.randn(batch, rows, width, generator=generator).to(dtype)
-    index = torch.randint(0, max(rows, 1), (batch, picks), generator=generator)
+def case(shape, dtype=torch.float32):
+    base, y, index = row_case(shape, dtype)
     return y, index, base
 
 
@@ -52,7 +35,7 @@ def expected_backward(grad, index):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES + EMPTY, ids=str)
 def test_equals_a_loop(backend, shape, dtype):
     y, index, base = case(shape, dtype)
     n = shape[1]
@@ -140,10 +123,7 @@ def test_bad_gradient_input(backend):
 
 def test_bits_do_not_depend_on_threads(backend):
     y, index, base = case((3, 150, 20 if backend == "simt" else 200, 65))
-    try:
-        for threads in (1, 2):
-            tokernel.set_num_threads(threads)
-            assert torch.equal(merge.scatter_rows(y, index, 150, base), expected(y, index, 150, base))
-            assert torch.equal(merge.scatter_rows_backward(base, index), expected_backward(base, index))
-    finally:
-        tokernel.set_num_threads(0)
+    for placed in on_one_and_two_threads(lambda: merge.scatter_rows(y, index, 150, base)):
+        assert torch.equal(placed, expected(y, index, 150, base))
+    for grad in on_one_and_two_threads(lambda: merge.scatter_rows_backward(base, index)):
+        assert torch.equal(grad, expected_backward(base, index))

@@ -9,10 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the oracle is torch autograd")
 
+from row_cases import DTYPES, on_one_and_two_threads
+
 import tokernel
 from tokernel.kernels import merge
 
-DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SMALL = [
     # B, N, M, C
     (1, 1, 1, 1),
@@ -289,13 +290,9 @@ def test_bad_gradient_input(backend):
 def test_bits_do_not_depend_on_threads(backend):
     shape = (1, 30, 20, 40) if backend in ("ref", "simt") else (2, 197, 50, 130)
     x, logits, mass, grads = case(shape)
-    runs = []
-    try:
-        for threads in (1, 2):
-            tokernel.set_num_threads(threads)
-            runs.append([t for over, m in modes(mass) for part in ours(x, logits, over, m, grads) for t in part])
-    finally:
-        tokernel.set_num_threads(0)
+    runs = on_one_and_two_threads(
+        lambda: [t for over, m in modes(mass) for part in ours(x, logits, over, m, grads) for t in part]
+    )
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
