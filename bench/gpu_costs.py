@@ -110,10 +110,12 @@ def _soft() -> dict[str, Cost]:
     return {
         "row_normalisers_kernel": Cost(case, logits * BF16 + sums, flops=3.0 * logits),
         "column_normalisers_kernel": Cost(f"{case}, transposed", logits * BF16 + sums, flops=3.0 * logits),
-        "soft_aggregate_kernel": Cost(case, (x + y + logits) * BF16 + sums, flops=product),
+        "soft_aggregate_kernel": Cost(f"{case}, over targets", (x + y + logits) * BF16 + sums, flops=product),
+        "soft_aggregate_mma_kernel": Cost(case, (x + y + logits) * BF16 + sums, flops=product, tensor_cores=True),
         "soft_constants_kernel": Cost(case, 2.0 * y * BF16 + sums, flops=2.0 * y),
         "soft_centres_kernel": Cost(f"{case}, over targets", parts + batch * tokens * F32),
-        "soft_logits_kernel": Cost(case, (x + y + 2 * logits) * BF16 + 2 * sums, flops=product),
+        "soft_logits_kernel": Cost("B=64 N=196 M=98 C=384 fp32", (x + y + 2 * logits) * F32 + 2 * sums, flops=product),
+        "soft_logits_mma_kernel": Cost(case, (x + y + 2 * logits) * BF16 + 2 * sums, flops=product, tensor_cores=True),
     }
 
 

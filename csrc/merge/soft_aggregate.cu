@@ -13,6 +13,12 @@ void aggregate(const SoftAggregateArgs& a, const GpuContext& context) {
   launch_normalisers(logit_matrix<L>(a, !over_targets), a.batch, a.mass, shift, scale, context.stream);
   const ValueMatrix<T> x{static_cast<const T*>(a.x), a.x_batch_stride, a.x_row_stride, a.tokens, a.width};
   const SoftWeigh by_rows{shift, nullptr, nullptr, nullptr};
+  if constexpr (sizeof(T) == 2) {
+    if (!over_targets) {
+      return launch_aggregate_mma(logit_matrix<L>(a, true), by_rows, x, scale, static_cast<T*>(a.y), a.batch,
+                                  context.stream);
+    }
+  }
   const SoftWeigh by_columns{nullptr, shift, scale, scale};
   const SoftResult<T> result{
       static_cast<T*>(a.y), over_targets ? nullptr : scale, over_targets, nullptr, a.mass_out, nullptr, 0, 0, nullptr};

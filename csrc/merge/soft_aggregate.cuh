@@ -2,6 +2,7 @@
 // Two launches: the normalisers of all sums, then a block a tile of 64 rows and 64 or 128 channels.
 #pragma once
 #include "merge/soft_aggregate.h"
+#include "merge/soft_mma.cuh"
 #include "merge/soft_tile.cuh"
 
 namespace tk::merge::gpu {
@@ -93,6 +94,23 @@ void launch_normalisers(const LogitMatrix<L>& l, int64_t batch, const float* fac
 inline int soft_columns(int64_t width) { return width <= 64 ? 64 : 128; }
 inline int64_t soft_column_blocks(int64_t width) {
   return width == 0 ? 1 : (width + soft_columns(width) - 1) / soft_columns(width);
+}
+
+// Rows are whole chunks of 16 bytes, aligned to them.
+template <class T>
+bool wide_rows(const ValueMatrix<T>& v) {
+  return (v.batch_stride | v.row_stride | v.width) % kChunk == 0 && reinterpret_cast<uintptr_t>(v.data) % 16 == 0;
+}
+
+// Over tokens, float16 or bfloat16 values.
+template <class T, class L>
+void launch_aggregate_mma(const LogitMatrix<L>& l, const SoftWeigh& s, const ValueMatrix<T>& v, const float* row_scale,
+                          T* out, int64_t batch, void* stream) {
+  if (batch * l.rows * v.width == 0) return;
+  const int64_t row_blocks = (l.rows + kSoftRows - 1) / kSoftRows;
+  const int64_t col_blocks = (v.width + kMmaCols - 1) / kMmaCols;
+  launch(soft_aggregate_mma_kernel<T, L>, dim3(static_cast<unsigned>(batch * row_blocks * col_blocks)),
+         dim3(kSoftThreads), 0, stream, l, s, v, row_scale, wide_rows(v), out, row_blocks, col_blocks);
 }
 
 template <class T, class L>

@@ -13,7 +13,8 @@
 //
 // The largest logit of a sum is subtracted before exp, so no finite logit overflows. A logit of -inf has weight 0; a
 // sum of nothing but -inf (or of nothing) has weights 0. A target whose weights or mass add up to 0 is a zero row. A
-// NaN or +inf logit makes NaN the sums it takes part in. Accumulation and weights are float32 on every backend.
+// NaN or +inf logit makes NaN the sums it takes part in. Accumulation is float32 on every backend, and so are weights,
+// except on CUDA over tokens with float16 or bfloat16 x, where tensor cores take weights rounded to the dtype of x.
 #pragma once
 #include "core/op.h"
 

@@ -15,6 +15,35 @@ struct Layout {
 };
 
 template <class T, class L>
+void token_gradients(const SoftAggregateBackwardArgs& a, const SoftWeigh& weigh, const float* row_scale,
+                     const ValueMatrix<T>& grad, const ValueMatrix<T>& x, float* partial, void* stream) {
+  const LogitMatrix<L> l = logit_matrix<L>(a, false);
+  auto* out = static_cast<T*>(a.grad_x);
+  if constexpr (sizeof(T) == 2) {
+    if (!a.mass_out) return launch_aggregate_mma(l, weigh, grad, row_scale, out, a.batch, stream);
+  }
+  const SoftResult<T> result{out, row_scale, false, a.mass, nullptr, x.data, x.batch_stride, x.row_stride, partial};
+  launch_aggregate(l, weigh, grad, result, a.batch, stream);
+}
+
+template <class T, class L>
+void launch_logits(const SoftAggregateBackwardArgs& a, const LogitConstants& k, const ValueMatrix<T>& grad,
+                   const ValueMatrix<T>& x, void* stream) {
+  const int64_t row_blocks = (a.targets + kSoftRows - 1) / kSoftRows;
+  const int64_t col_blocks = (a.tokens + kSoftRows - 1) / kSoftRows;
+  const dim3 grid(static_cast<unsigned>(a.batch * row_blocks * col_blocks));
+  const LogitMatrix<L> l = logit_matrix<L>(a, true);
+  auto* out = static_cast<L*>(a.grad_logits);
+  if constexpr (sizeof(T) == 2) {
+    launch(soft_logits_mma_kernel<T, L>, grid, dim3(kSoftThreads), 0, stream, l, grad, x, k, a.mass,
+           wide_rows(grad) && wide_rows(x), out, row_blocks, col_blocks);
+  } else {
+    launch(soft_logits_kernel<T, L>, grid, dim3(kSoftThreads), 0, stream, l, grad, x, k, a.mass, out, row_blocks,
+           col_blocks);
+  }
+}
+
+template <class T, class L>
 void gradients(const SoftAggregateBackwardArgs& a, const GpuContext& context) {
   const bool over_targets = a.mass_out != nullptr;
   const Layout layout(a);
@@ -35,29 +64,16 @@ void gradients(const SoftAggregateBackwardArgs& a, const GpuContext& context) {
   }
   const SoftWeigh by_columns{nullptr, shift, inverses, nullptr};
   const SoftWeigh by_rows{shift, nullptr, share, offset};
-  const SoftResult<T> result{static_cast<T*>(a.grad_x),
-                             over_targets ? inverses : nullptr,
-                             false,
-                             a.mass,
-                             nullptr,
-                             x.data,
-                             x.batch_stride,
-                             x.row_stride,
-                             over_targets ? partial : nullptr};
-  launch_aggregate(logit_matrix<L>(a, false), over_targets ? by_rows : by_columns, grad, result, a.batch,
-                   context.stream);
+  token_gradients<T, L>(a, over_targets ? by_rows : by_columns, over_targets ? inverses : nullptr, grad, x,
+                        over_targets ? partial : nullptr, context.stream);
   const int64_t tokens = a.batch * a.tokens;
   if (over_targets && tokens) {
     launch(soft_centres_kernel<kSoftThreads>, dim3(static_cast<unsigned>((tokens + kSoftThreads - 1) / kSoftThreads)),
            dim3(kSoftThreads), 0, context.stream, partial, soft_column_blocks(a.width), a.grad_mass, tokens);
   }
   if (layout.targets * a.tokens == 0) return;
-  const int64_t row_blocks = (a.targets + kSoftRows - 1) / kSoftRows;
-  const int64_t col_blocks = (a.tokens + kSoftRows - 1) / kSoftRows;
-  launch(soft_logits_kernel<T, L>, dim3(static_cast<unsigned>(a.batch * row_blocks * col_blocks)), dim3(kSoftThreads),
-         0, context.stream, logit_matrix<L>(a, true), grad, x,
-         LogitConstants{shift, inverses, share, offset, over_targets ? a.grad_mass : nullptr}, a.mass,
-         static_cast<L*>(a.grad_logits), row_blocks, col_blocks);
+  launch_logits<T, L>(a, LogitConstants{shift, inverses, share, offset, over_targets ? a.grad_mass : nullptr}, grad, x,
+                      context.stream);
 }
 
 }  // namespace

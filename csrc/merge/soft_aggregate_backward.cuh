@@ -5,6 +5,7 @@
 #pragma once
 #include "merge/soft_aggregate.cuh"
 #include "merge/soft_aggregate_backward.h"
+#include "merge/soft_mma.cuh"
 
 namespace tk::merge::gpu {
 
@@ -59,6 +60,20 @@ __device__ inline void fill_transposed(const ValueMatrix<T>& v, int64_t b, int64
   }
 }
 
+// One entry of grad_logits from the product g[i] . x[j].
+template <class L>
+__device__ inline void write_logit(const LogitMatrix<L>& l, const LogitConstants& k, const float* mass, int64_t b,
+                                   int64_t i, int64_t j, float product, L* out) {
+  if (i >= l.rows || j >= l.cols) return;
+  const int64_t target = b * l.rows + i;
+  const int64_t token = b * l.cols + j;
+  const int64_t sum = k.centre ? token : target;
+  const float logit = to_float(l.data[b * l.batch_stride + i * l.row_stride + j * l.col_stride]);
+  const float weight = expf(logit - k.shift[sum]) * k.inverse[sum] * (mass ? mass[token] : 1.0f);
+  const float d = fmaf(k.share[target], product, k.offset[target]);
+  out[target * l.cols + j] = from_float<L>(weight * (k.centre ? d - k.centre[token] : d));
+}
+
 template <class T, class L>
 __global__ void __launch_bounds__(kSoftThreads)
     soft_logits_kernel(LogitMatrix<L> l, ValueMatrix<T> grad, ValueMatrix<T> x, LogitConstants k, const float* mass,
@@ -78,19 +93,36 @@ __global__ void __launch_bounds__(kSoftThreads)
   }
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
-    const int64_t i = i0 + product.row(r);
-    if (i >= l.rows) continue;
-    const int64_t target = b * l.rows + i;
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      const int64_t j = j0 + product.col(c);
-      if (j >= l.cols) continue;
-      const int64_t token = b * l.cols + j;
-      const int64_t sum = k.centre ? token : target;
-      const float logit = to_float(l.data[b * l.batch_stride + i * l.row_stride + j * l.col_stride]);
-      const float weight = expf(logit - k.shift[sum]) * k.inverse[sum] * (mass ? mass[token] : 1.0f);
-      const float d = fmaf(k.share[target], product.item[r][c], k.offset[target]);
-      out[target * l.cols + j] = from_float<L>(weight * (k.centre ? d - k.centre[token] : d));
+      write_logit(l, k, mass, b, i0 + product.row(r), j0 + product.col(c), product.item[r][c], out);
+    }
+  }
+}
+
+// The same on tensor cores, for float16 and bfloat16: the products are of the values as they are.
+template <class T, class L>
+__global__ void __launch_bounds__(kSoftThreads)
+    soft_logits_mma_kernel(LogitMatrix<L> l, ValueMatrix<T> grad, ValueMatrix<T> x, LogitConstants k, const float* mass,
+                           bool wide, L* out, int64_t row_blocks, int64_t col_blocks) {
+  TK_SHARED(left, T[kSoftRows][kMmaPitch]);
+  TK_SHARED(right, T[kSoftRows][kMmaPitch]);
+  const int64_t b = blockIdx.x / col_blocks / row_blocks;
+  const int64_t i0 = blockIdx.x / col_blocks % row_blocks * kSoftRows;
+  const int64_t j0 = blockIdx.x % col_blocks * kSoftRows;
+  DotTile<T> product;
+  for (int64_t c0 = 0; c0 < x.width; c0 += kMmaDepth) {
+    fill_chunks<T, kSoftRows, kMmaDepth, kMmaPitch>(grad, b, i0, c0, wide, left);
+    fill_chunks<T, kSoftRows, kMmaDepth, kMmaPitch>(x, b, j0, c0, wide, right);
+    __syncthreads();
+    product.add(left, right);
+    __syncthreads();
+  }
+#pragma unroll
+  for (int n = 0; n < DotTile<T>::kTiles; ++n) {
+#pragma unroll
+    for (int d = 0; d < 4; ++d) {
+      write_logit(l, k, mass, b, i0 + product.row(d / 2), j0 + product.col(n, d % 2), product.item[n][d], out);
     }
   }
 }

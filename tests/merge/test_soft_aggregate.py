@@ -132,10 +132,16 @@ def test_float32_around_tile_widths(backend, shape, transposed):
 
 @pytest.mark.parametrize("logits_dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(2, 5, 3, 7), (1, 25, 7, 17)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 5, 3, 7), (1, 25, 7, 17), (1, 9, 17, 40)], ids=str)
 def test_all_dtypes(backend, shape, dtype, logits_dtype):
     check(shape, dtype, logits_dtype)
     check(shape, dtype, logits_dtype, transposed=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_half_precision_around_tile_widths(backend, dtype):
+    for shape in LARGE[:2]:
+        check(shape, dtype, dtype)
 
 
 @pytest.mark.parametrize("shape", SMALL[1:3], ids=str)
