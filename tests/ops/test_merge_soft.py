@@ -173,3 +173,13 @@ def test_compact_rows_compiles_with_a_size_that_depends_on_data():
         for mask in (KEEP, ~KEEP):
             for a, b in zip(compiled(x, mask), pack(x, mask), strict=True):
                 torch.testing.assert_close(a, b)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_compact_rows_under_vmap_needs_equal_totals():
+    masks = torch.stack([KEEP, KEEP.flip(0)])
+    index, cu_seqlens = torch.vmap(ops.compact_rows)(masks)
+    assert index.tolist() == [[0, 2, 3, 9], [1, 8, 10, 11]]
+    assert cu_seqlens.tolist() == [[0, 3, 3, 4], [0, 1, 1, 4]]
+    with pytest.raises(RuntimeError, match="equal size"):
+        torch.vmap(ops.compact_rows)(torch.stack([KEEP, ~KEEP]))

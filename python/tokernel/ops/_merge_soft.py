@@ -222,8 +222,9 @@ _compact_rows = define(
 def compact_rows(mask: Tensor) -> tuple[Tensor, Tensor]:
     """List the kept tokens. Torch form of :func:`tokernel.kernels.merge.compact_rows`.
 
-    The size of the result depends on the data: on a GPU the call waits once for the total, ``vmap`` is refused, and
-    ``torch.compile(fullgraph=True)`` needs ``torch._dynamo.config.capture_dynamic_output_shape_ops``.
+    The size of the result depends on the data: on a GPU the call waits once for the total, ``vmap`` runs one sample
+    after another and needs equal totals, and ``torch.compile(fullgraph=True)`` needs
+    ``torch._dynamo.config.capture_dynamic_output_shape_ops``.
 
     Args:
         mask: (B, N) bool or uint8, a token is kept where it is not 0.
