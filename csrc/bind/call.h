@@ -108,7 +108,11 @@ class Call {
     const GpuContext context = prepare(workspace(args));
     {
       const py::gil_scoped_release unlocked;
-      launch([&] { launcher(args, context); });
+#if defined(TK_MODULE_SIMT)
+      under_schedules([&] { launcher(args, context); });
+#else
+      launcher(args, context);
+#endif
     }
     finish();
   }
@@ -140,7 +144,7 @@ class Call {
   std::string shape_text(const char* shape) const;
   void stage(Slot& slot, Tensor& tensor);
   GpuContext prepare(size_t workspace_bytes);
-  void launch(const std::function<void()>& launcher);
+  void under_schedules(const std::function<void()>& launcher);  // host executor only
   void finish();
 
   const char* op_;

@@ -73,14 +73,10 @@ GpuContext Call::prepare([[maybe_unused]] size_t workspace_bytes) {
   return context;
 }
 
-// The host executor runs a launcher several times: once per order of threads and timing of copies.
-void Call::launch(const std::function<void()>& launcher) {
 #if defined(TK_MODULE_SIMT)
-  staging_->scope.run(launcher);
-#else
-  launcher();
+// Once per order of threads and timing of copies.
+void Call::under_schedules(const std::function<void()>& launcher) { staging_->scope.run(launcher); }
 #endif
-}
 
 void Call::finish() {
 #if defined(TK_MODULE_SIMT)
