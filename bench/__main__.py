@@ -48,6 +48,7 @@ def bench(
     only: Annotated[str, typer.Option(help="cases whose op, case or dtype contains this text")] = "",
     seconds: Annotated[float, typer.Option(help="time to spend on each case")] = 1.5,
     memory: Annotated[bool, typer.Option(help="measure peak memory, each case in a process of its own")] = True,
+    clock: Annotated[str, typer.Option(help="wall, or cpu: CPU time, for one thread on a busy machine")] = "wall",
     quick: Annotated[bool, typer.Option("--quick", help="small arrays, little time: does everything run?")] = False,
     check: Annotated[bool, typer.Option("--check", help="exit with code 1 when a floor is missed")] = False,
 ) -> None:
@@ -60,6 +61,9 @@ def bench(
     chosen, counts = _check_families(families), _check_threads(threads or [1])
     if plot and not peers and counts == [1]:
         raise typer.BadParameter("shows ratios, and there are none without --peers", param_hint="--plot")
+    if clock not in machine.CLOCKS or (clock == "cpu" and counts != [1]):
+        raise typer.BadParameter("must be wall, or with one thread cpu", param_hint="--clock")
+    machine.Clock.name = clock
     cases = [c for f in chosen for c in importlib.import_module(f"bench.{f}").cases() if only in " ".join(c.key)]
     if not cases:
         raise typer.BadParameter(f"no case contains {only!r}", param_hint="--only")

@@ -160,7 +160,7 @@ def _segment_reduce(dtype: torch.dtype, quick: bool, mode: str, labelled: bool) 
 
 
 def _segment_reduce_backward(dtype: torch.dtype, quick: bool) -> Work:
-    x, offsets, ids, segments = _segments(dtype, quick, 16)
+    x, offsets, ids, segments = _segments(dtype, quick, 8)
     x.requires_grad_()
     grad = _randn(x.shape[0], segments, x.shape[2], dtype=dtype, seed=3)
 
@@ -189,7 +189,7 @@ def _segment_softmax(dtype: torch.dtype, quick: bool) -> Work:
 
 
 def _segment_broadcast(dtype: torch.dtype, quick: bool) -> Work:
-    x, offsets, ids, segments = _segments(dtype, quick, 16)
+    x, offsets, ids, segments = _segments(dtype, quick, 8)
     y, row = x[:, :segments].contiguous(), torch.arange(len(x))[:, None]
     return Work(
         lambda: ops.segment_broadcast(y, offsets=offsets),
@@ -200,7 +200,7 @@ def _segment_broadcast(dtype: torch.dtype, quick: bool) -> Work:
 
 
 def _rows(dtype: torch.dtype, quick: bool) -> tuple[Tensor, Tensor]:
-    batch, tokens, width = (2, 64, 32) if quick else (16, 1024, 512)
+    batch, tokens, width = (2, 64, 32) if quick else (8, 1024, 512)
     x = _randn(batch, tokens, width, dtype=dtype)
     shuffled = torch.rand(batch, tokens, generator=torch.Generator().manual_seed(4)).argsort(dim=1)
     return x, shuffled[:, : tokens // 2].contiguous()
@@ -302,7 +302,7 @@ def cases() -> list[Case]:
     Answers stay under 32 MiB where the case is ours to choose: above that the C library maps new pages for each call,
     and every contender measures the page faults.
     """
-    segments, fewer, soft = "64x1024x512, 128 segments", "16x1024x512, 128 segments", "64x196x384, 98 targets"
+    segments, fewer, soft = "64x1024x512, 128 segments", "8x1024x512, 128 segments", "64x196x384, 98 targets"
     found = _each_dtype("cosine_match", "2x4096x320", _matching, Floor("ratio", 1.5), TWO_THREADS)
     found += _each_dtype("match_2d", "2x4096x320, half", _matching_2d, TWO_THREADS)
     found += _each_dtype("tome_step", "64x197x768, r=16", _tome_step, Floor("ratio", 3.0), TWO_THREADS)
@@ -315,9 +315,9 @@ def cases() -> list[Case]:
     found += _each_dtype("segment_reduce mean", f"{fewer}, fwd+bwd", _segment_reduce_backward, TWO_THREADS)
     found += _each_dtype("segment_softmax", "64x1024, 128 segments", _segment_softmax)
     found += _each_dtype("segment_broadcast", fewer, _segment_broadcast, TWO_THREADS)
-    found += _each_dtype("gather_rows", "16x1024x512, half", _gather, TWO_THREADS)
-    found += _each_dtype("scatter_rows", "16x512x512 into 1024", _scatter, TWO_THREADS)
-    found += _each_dtype("scatter_add_rows", "16x512x512 into 256", _scatter_add, TWO_THREADS)
+    found += _each_dtype("gather_rows", "8x1024x512, half", _gather, TWO_THREADS)
+    found += _each_dtype("scatter_rows", "8x512x512 into 1024", _scatter, TWO_THREADS)
+    found += _each_dtype("scatter_add_rows", "8x512x512 into 256", _scatter_add, TWO_THREADS)
     for over in ("tokens", "targets"):
         for backward, name in ((False, over), (True, f"{over}, fwd+bwd")):
             build = partial(_soft, over=over, backward=backward)

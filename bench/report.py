@@ -78,7 +78,10 @@ def write_markdown(path: Path, machine: dict[str, Any], results: list[Result]) -
         for n, flops in machine["fma_peak_flops"].items()
     )
     about = f"{machine['cpu']}, {machine['cores']} cores, {machine['cpu_level']}; torch {machine['torch']}"
-    lines = [f"{about}. Measured peaks: {peaks}. Load average {machine['load_average']:.1f}.", ""]
+    lines = [
+        f"{about}. Measured peaks: {peaks}. Load average {machine['load_average']:.1f}, {machine['clock']} time.",
+        "",
+    ]
     lines += ["| " + " | ".join((*COLUMNS, "floor")) + " |", "|" + "---|" * (len(COLUMNS) + 1)]
     for result in results:
         floors = "<br>".join(line for line, _ in _floor_lines(result))
