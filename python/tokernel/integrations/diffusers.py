@@ -7,7 +7,7 @@ other tokens.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +38,7 @@ def blocks_of(model: nn.Module) -> list[Any]:
     ]
 
 
-class BlockPatch(Patch):
+class BlockPatch(Patch, ABC):
     """A patched denoiser: knows the latent's size at every step, and runs :meth:`plan` before each block.
 
     Attributes:

@@ -9,7 +9,7 @@ patched model runs one forward pass at a time: threads need copies of it.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -61,7 +61,7 @@ class Vit:
         return int(self.class_token) + int(self.distill_token)
 
 
-class VitPatch(Patch):
+class VitPatch(Patch, ABC):
     """A patched ViT: runs :meth:`block` in place of each block, and a size-weighted mean where the head pools."""
 
     def __init__(self, model: nn.Module) -> None:
