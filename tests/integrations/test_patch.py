@@ -155,6 +155,14 @@ def test_compiled_equals_eager_and_follows_the_handle(model):
         tome.patch_vit(compiled, 4)
 
 
+def test_compiled_diffrate_equals_eager(model):
+    handle = diffrate.patch_vit(model, [17, 14, 9], [17, 11, 7])
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(image()), model(image()))
+    handle.schedule = diffrate.Schedule([17, 8, 8], [12, 8, 5])
+    assert torch.equal(compiled(image()), model(image()))
+
+
 def test_training_gives_every_parameter_a_gradient(model, patch):
     patch(model)
     model.train()

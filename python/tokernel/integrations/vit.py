@@ -106,7 +106,7 @@ class VitPatch(Patch, ABC):
 def _run_block(patch: VitPatch, index: int, original: Original, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     view = patch.vit.views[index]
     mask = args[0] if args else kwargs.get("attention_mask", kwargs.get("attn_mask"))
-    if mask is not None:
+    if mask is not None or kwargs.get("is_causal"):
         raise ValueError(f"{type(patch).__name__}: attention mask expected None, tokens change places; got a mask")
 
     def dense(tokens: Tensor) -> Tensor:
