@@ -80,6 +80,8 @@ def test_mean_pooling_weighs_tokens_by_size(class_token, fc_norm):
     features, size = model.forward_features(image()), handle.size[:, first:]
     pooled = (features[:, first:] * size).sum(1) / size.sum(1)
     torch.testing.assert_close(model(image()), model.head(model.fc_norm(pooled)), atol=1e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="head expected"):
+        model.forward_head(features[:1])
     unpatch(model)
     assert "forward_head" not in vars(model)
 

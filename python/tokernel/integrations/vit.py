@@ -124,6 +124,11 @@ def _run_block(patch: VitPatch, index: int, original: Original, x: Tensor, *args
 def _run_head(patch: VitPatch, original: Original, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     size = patch.size
     if size is not None:
+        if size.shape[:2] != x.shape[:2]:
+            raise ValueError(
+                f"{type(patch).__name__}: head expected the {tuple(size.shape[:2])} (batch, tokens) of the last forward "
+                f"pass; got {tuple(x.shape[:2])}"
+            )
         # The head averages patches plainly: weighted beforehand, its mean is sum(x * size) / sum(size).
         first = patch.vit.protected
         share = size[:, first:] / size[:, first:].mean(1, keepdim=True)
