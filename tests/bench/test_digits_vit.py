@@ -31,21 +31,21 @@ def test_random_drop_keeps_the_class_token_and_as_many_patches_as_told():
 def test_merging_keeps_what_dropping_loses(tmp_path):
     threads = torch.get_num_threads()
     try:
-        document = digits_vit.run(epochs=8, rounds=3)
+        document = digits_vit.run(rounds=2)
     finally:
         torch.set_num_threads(threads)
     rows = {row["variant"]: row for row in document["rows"]}
     accuracy = {name: row["accuracy"] for name, row in rows.items()}
     assert accuracy["unpatched"] > 0.93
-    assert accuracy["tome r=4"] > accuracy["unpatched"] - 0.02
-    assert accuracy["tome r=8"] > accuracy["unpatched"] - 0.06
-    assert accuracy["diffrate, tokens of r=8"] > accuracy["unpatched"] - 0.06
+    assert accuracy["tome r=4"] > accuracy["unpatched"] - 0.03
+    assert accuracy["tome r=8"] > accuracy["unpatched"] - 0.08
+    assert accuracy["diffrate, tokens of r=8"] > accuracy["unpatched"] - 0.08
     for rate in ("r=4", "r=8", "r=(8, -1)"):
         merged, dropped = rows[f"tome {rate}"], rows[f"random drop, tokens of {rate}"]
         assert merged["tokens"] == dropped["tokens"]
         assert merged["accuracy"] > dropped["accuracy"] + 0.03
     target = rows["tome r=8"]["gflops"]
-    assert rows["diffrate searched, FLOPs of r=8"]["gflops"] == pytest.approx(target, rel=0.05)
+    assert rows["diffrate searched, FLOPs of r=8"]["gflops"] == pytest.approx(target, rel=0.1)
     assert all(row["images_per_second"] > 0 for row in rows.values())
     assert json.loads(json.dumps(document)) == document
     digits_vit.write_plot(tmp_path / "plot.png", document)

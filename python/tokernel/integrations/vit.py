@@ -126,8 +126,8 @@ def _run_head(patch: VitPatch, original: Original, x: Tensor, *args: Any, **kwar
     if size is not None:
         if size.shape[:2] != x.shape[:2]:
             raise ValueError(
-                f"{type(patch).__name__}: head expected the {tuple(size.shape[:2])} (batch, tokens) of the last forward "
-                f"pass; got {tuple(x.shape[:2])}"
+                f"{type(patch).__name__}: head expected the {tuple(size.shape[:2])} (batch, tokens) of the last "
+                f"forward pass; got {tuple(x.shape[:2])}"
             )
         # The head averages patches plainly: weighted beforehand, its mean is sum(x * size) / sum(size).
         first = patch.vit.protected
