@@ -81,7 +81,7 @@ py::object compact_rows(py::handle mask_, py::handle cu_seqlens_, py::handle tot
   Call call("compact_rows");
   const Tensor mask = call.in("mask", mask_, kMask, "B N");
   call.set('P', call.dim('B') + 1);
-  const Tensor cu_seqlens = call.dense("cu_seqlens", cu_seqlens_, kInt64, "P");
+  const Tensor cu_seqlens = call.dense("cu_seqlens", cu_seqlens_, kIndex, "P");
   const int64_t total = call.set_count("total", 'T', total_);
   call.check_offsets("cu_seqlens", cu_seqlens, total);
   const Tensor index = call.out("index", py::none(), DType::i64, "T");
