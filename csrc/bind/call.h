@@ -29,7 +29,7 @@ namespace tk::bind {
 constexpr uint32_t dtype_bit(DType t) { return 1u << static_cast<int>(t); }
 constexpr uint32_t kFloat = dtype_bit(DType::f32) | dtype_bit(DType::f16) | dtype_bit(DType::bf16);
 constexpr uint32_t kF32 = dtype_bit(DType::f32);
-constexpr uint32_t kIndex = dtype_bit(DType::i64) | dtype_bit(DType::i32);  // reaches the kernel as int64
+constexpr uint32_t kIndex = dtype_bit(DType::i64) | dtype_bit(DType::i32);    // reaches the kernel as int64
 constexpr uint32_t kMask = dtype_bit(DType::boolean) | dtype_bit(DType::u8);  // reaches the kernel as uint8
 constexpr uint32_t kAny = ~0u;
 
