@@ -244,7 +244,8 @@ def _scatter_add(dtype: torch.dtype, quick: bool) -> Work:
         {
             "torch scatter_add_": lambda: y.new_zeros(y.shape[0], targets, y.shape[2]).scatter_add_(
                 1, plain.wide(index, y), y
-            )
+            ),
+            "torch index_add_": lambda: plain.index_add(y, index, targets, "sum"),
         },
         _agree,
         moved_bytes=_bytes(y, index) + _bytes(x) / 4,
