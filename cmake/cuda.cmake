@@ -36,6 +36,7 @@ target_compile_options(tk_cuda PRIVATE -Xptxas=-v -Xfatbin=-compress-all)
 
 pybind11_add_module(_cuda MODULE csrc/bind/module_cuda.cpp ${TOKERNEL_BIND_SOURCES} $<TARGET_OBJECTS:tk_cuda>)
 set_target_properties(_cuda PROPERTIES LINKER_LANGUAGE CXX)
+tk_join_binding(_cuda)
 target_compile_definitions(_cuda PRIVATE TK_MODULE_CUDA)
 target_compile_options(_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${TOKERNEL_BASELINE} -Wall -Wextra>)
 target_include_directories(_cuda PRIVATE ${PROJECT_SOURCE_DIR}/csrc ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})

@@ -27,15 +27,16 @@ target_include_directories(tk_simt_kernels PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
 tk_glob(executor simt/*.cpp)
 list(FILTER executor EXCLUDE REGEX "/bind_simt\\.cpp$")
 add_library(tk_simt_executor OBJECT ${executor})
-# GCC 12 warns of overlaps inside its own std::string.
+# GCC 12 warns of overlaps inside its own std::string, here and in the binding below.
 target_compile_options(tk_simt_executor PRIVATE -O2 -Wall -Wextra -Wno-psabi -Wno-restrict ${TOKERNEL_BASELINE})
 target_include_directories(tk_simt_executor PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
 
 # NO_EXTRAS and FILES: neither the build nor the installation may strip the line tables.
 pybind11_add_module(_simt MODULE NO_EXTRAS csrc/bind/module_simt.cpp csrc/simt/bind_simt.cpp ${TOKERNEL_BIND_SOURCES}
                     $<TARGET_OBJECTS:tk_simt_executor> $<TARGET_OBJECTS:tk_simt_kernels>)
+tk_join_binding(_simt)
 target_compile_definitions(_simt PRIVATE TK_MODULE_SIMT)
-target_compile_options(_simt PRIVATE ${TOKERNEL_BASELINE} -Wall -Wextra -Wno-psabi)
+target_compile_options(_simt PRIVATE ${TOKERNEL_BASELINE} -Wall -Wextra -Wno-psabi -Wno-restrict)
 target_include_directories(_simt PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
 target_link_libraries(_simt PRIVATE Threads::Threads)
 if(TOKERNEL_INPLACE)
