@@ -46,11 +46,6 @@ TK_INLINE vi load_int(const int32_t* p) { return *reinterpret_cast<const vi_unal
 TK_INLINE void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x; }
 TK_INLINE void store_int(int32_t* p, vi x) { *reinterpret_cast<vi_unaligned*>(p) = x; }
 
-TK_INLINE vf load(const bf16_t* p) {
-  const vh h = *reinterpret_cast<const vh_unaligned*>(p);
-  return (vf)(__builtin_convertvector(h, vu) << 16);
-}
-
 // Round to nearest even; a NaN keeps its sign and becomes quiet, as from_float<bf16_t> does.
 TK_INLINE void store(bf16_t* p, vf x) {
   const vu u = (vu)x;
@@ -66,6 +61,16 @@ constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT;
 #if defined(__AVX512F__)
 constexpr __mmask16 kAllLanes = 0xffff;  // GCC 12 warns inside its own header about the forms without a mask
 #endif
+
+TK_INLINE vf load(const bf16_t* p) {
+#if defined(__AVX512F__)  // GCC 12 makes two halves of the conversion
+  const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  const vu wide = (vu)_mm512_maskz_cvtepu16_epi32(kAllLanes, h);
+#else
+  const vu wide = __builtin_convertvector(*reinterpret_cast<const vh_unaligned*>(p), vu);
+#endif
+  return (vf)(wide << 16);
+}
 
 TK_INLINE vf load(const f16_t* p) {
 #if defined(__AVX512F__)

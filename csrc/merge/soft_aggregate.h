@@ -14,7 +14,9 @@
 // The largest logit of a sum is subtracted before exp, so no finite logit overflows. A logit of -inf has weight 0; a
 // sum of nothing but -inf (or of nothing) has weights 0. A target whose weights or mass add up to 0 is a zero row. A
 // NaN or +inf logit makes NaN the sums it takes part in. Accumulation is float32 on every backend, and so are weights,
-// except on CUDA over tokens with float16 or bfloat16 x, where tensor cores take weights rounded to the dtype of x.
+// except that x meets weights rounded to its dtype on CUDA over tokens with float16 or bfloat16 x (tensor cores), and
+// with bfloat16 x on processors with AVX512-BF16. These round before they divide by the sum of the float32 weights, so
+// that rounding stays relative, and take numbers and products below 2^-126 for zeros.
 #pragma once
 #include "core/op.h"
 

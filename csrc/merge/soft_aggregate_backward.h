@@ -16,6 +16,9 @@
 //   grad_x       (B, N, C)  dtype of x, contiguous
 //   grad_logits  (B, M, N)  dtype of logits, contiguous
 //   grad_mass    (B, N)     float32, contiguous (over targets only)
+//
+// With bfloat16 x, processors with AVX512-BF16 add up g[i] . x[j] from products of bfloat16, in float32, and, over
+// tokens, grad_x from weights P[i, j] rounded to bfloat16. Numbers and products below 2^-126 count as zero there.
 #pragma once
 #include "core/op.h"
 

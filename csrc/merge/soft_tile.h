@@ -5,8 +5,8 @@
 //
 // Rows are targets and k tokens, or, in the gradient, the other way round: logits are read with any strides.
 #pragma once
+#include "core/bf16_dot.h"
 #include "core/scratch.h"
-#include "core/simd.h"
 
 namespace tk::merge {
 namespace {
@@ -14,7 +14,7 @@ namespace {
 constexpr int kGroup = 6;                  // rows of one register block
 constexpr int kVectors = W == 16 ? 4 : 2;  // and vectors of each of its rows: 24 or 12 accumulators
 constexpr int kLanes = kVectors * W;       // channels of a panel
-constexpr int kRowTile = 24;               // rows whose weights are computed together
+constexpr int kRowTile = 48;               // rows whose weights are computed together
 constexpr int kDepth = 96;                 // weights of a row that are computed together; its panel fits L1
 
 struct LogitRows {  // of one batch
@@ -101,22 +101,32 @@ void load_logits(const LogitRows& l, int64_t r0, int rows, int64_t k0, int cols,
   }
 }
 
-// panel[k][0 .. lanes), lanes a multiple of W: channels from c0 of rows from k0 in float32, padded with zeros.
-template <class T>
-void pack_panel(const ValueRows& v, int64_t k0, int depth, int64_t c0, int lanes, float* panel) {
-  const int channels = smaller(v.width - c0, lanes);
-  for (int k = 0; k < depth; ++k) {
-    const T* row = static_cast<const T*>(v.data) + (k0 + k) * v.row_stride + c0;
-    for (int c = 0; c < lanes; c += W) {
-      store(panel + k * kLanes + c, c < channels ? load_lanes(row + c, channels - c) : zero());
-    }
+// W channels of one row, or of a row and the next; `n` of the channels and `rows` of the rows exist.
+template <class Kind, class T>
+TK_INLINE vf panel_words(const T* row, int64_t row_stride, int rows, int n) {
+  if constexpr (Kind::kValues == 1) {
+    return load_lanes(row, n);
+  } else {
+    return Kind::join(load_lanes(row, n), rows > 1 ? load_lanes(row + row_stride, n) : zero());
   }
 }
 
-// ---- the register block
-// ------------------------------------------------------------------------------------------------ sum[r][0 .. V * W)
-// += sum over k < depth of weight[r * kDepth + k] * panel[k * panel_stride ..]
-template <int R, int V>
+// panel[word][0 .. lanes), lanes a multiple of W: channels from c0 of rows from k0, padded with zeros.
+template <class Kind, class T>
+void pack_panel(const ValueRows& v, int64_t k0, int depth, int64_t c0, int lanes, float* panel) {
+  const int channels = smaller(v.width - c0, lanes);
+  for (int k = 0; k < depth; k += Kind::kValues) {
+    const T* row = static_cast<const T*>(v.data) + (k0 + k) * v.row_stride + c0;
+    for (int c = 0; c < lanes; c += W) {
+      store(panel + c, c < channels ? panel_words<Kind>(row + c, v.row_stride, depth - k, channels - c) : zero());
+    }
+    panel += kLanes;
+  }
+}
+
+// ---- the register block ---------------------------------------------------------------------------------------------
+// sum[r][0 .. V * W) += sum over k < depth of weight[r * weight_stride + k] * panel[k * panel_stride ..], k in words.
+template <class Kind, int R, int V>
 void multiply_block(const float* weight, int64_t weight_stride, const float* panel, int64_t panel_stride, int depth,
                     float* sum, int64_t sum_stride) {
   vf block[R][V];
@@ -133,7 +143,7 @@ void multiply_block(const float* weight, int64_t weight_stride, const float* pan
     for (int r = 0; r < R; ++r) {
       const vf w = set(weight[r * weight_stride + k]);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) block[r][v] = fma(w, value[v], block[r][v]);
+      for (int v = 0; v < V; ++v) block[r][v] = Kind::dot(w, value[v], block[r][v]);
     }
   }
 #pragma GCC unroll 6
@@ -144,29 +154,30 @@ void multiply_block(const float* weight, int64_t weight_stride, const float* pan
 }
 
 // The first `rows` <= R rows: every count of rows has a block of its own, which keeps all its sums in registers.
-template <int V, int R = kGroup>
+template <class Kind, int V, int R = kGroup>
 void multiply_group(int rows, const float* weight, int64_t weight_stride, const float* panel, int64_t panel_stride,
                     int depth, float* sum, int64_t sum_stride) {
   if constexpr (R > 1) {
     if (rows < R) {
-      return multiply_group<V, R - 1>(rows, weight, weight_stride, panel, panel_stride, depth, sum, sum_stride);
+      return multiply_group<Kind, V, R - 1>(rows, weight, weight_stride, panel, panel_stride, depth, sum, sum_stride);
     }
   }
-  multiply_block<R, V>(weight, weight_stride, panel, panel_stride, depth, sum, sum_stride);
+  multiply_block<Kind, R, V>(weight, weight_stride, panel, panel_stride, depth, sum, sum_stride);
 }
 
 // Lanes a panel of `channels` channels uses: one vector, or all of them.
 TK_INLINE int lanes_for(int64_t channels) { return channels <= W ? W : kLanes; }
 
+template <class Kind>
 TK_INLINE void multiply(int rows, int lanes, const float* weight, int64_t weight_stride, const float* panel,
                         int64_t panel_stride, int depth, float* sum, int64_t sum_stride) {
   for (int r = 0; r < rows; r += kGroup) {
     const float* w = weight + r * weight_stride;
     float* s = sum + r * sum_stride;
     if (lanes == W) {
-      multiply_group<1>(rows - r, w, weight_stride, panel, panel_stride, depth, s, sum_stride);
+      multiply_group<Kind, 1>(rows - r, w, weight_stride, panel, panel_stride, depth, s, sum_stride);
     } else {
-      multiply_group<kVectors>(rows - r, w, weight_stride, panel, panel_stride, depth, s, sum_stride);
+      multiply_group<Kind, kVectors>(rows - r, w, weight_stride, panel, panel_stride, depth, s, sum_stride);
     }
   }
 }
@@ -228,14 +239,20 @@ void row_sums(const LogitRows& l, int64_t r0, int rows, const float* shift, floa
   for (int r = 0; r < rows; ++r) sum[r] = reduce_add(lanes[r]);
 }
 
+// Pairs only: the weights of a row, rounded to bfloat16 in place.
+TK_INLINE void round_row(float* row, int cols) {
+  for (int k = 0; k < cols; k += W) store(reinterpret_cast<bf16_t*>(row) + k, load(row + k));
+}
+
 TK_INLINE float inverse(float sum) { return sum == 0.0f ? 0.0f : 1.0f / sum; }
 
 // ---- the loop
 // ----------------------------------------------------------------------------------------------------------
 TK_INLINE int64_t padded_width(int64_t width) { return (width + kLanes - 1) / kLanes * kLanes; }
 
+// T are the values and Kind the words they are multiplied in: Bf16Pairs rounds the weights of the products.
 // sum[r * padded_width .. ] for `rows` <= kRowTile rows from r0, and total[r] = sum over k of exp(...) * probe[k].
-template <class T>
+template <class Kind, class T>
 void aggregate_rows(const LogitRows& l, const Softmax& s, const ValueRows& v, int64_t r0, int rows, float* sum,
                     float* total) {
   const Scratch<float[kDepth]> tile(kRowTile);
@@ -247,7 +264,11 @@ void aggregate_rows(const LogitRows& l, const Softmax& s, const ValueRows& v, in
   for (int64_t k0 = 0; k0 < l.cols; k0 += kDepth) {
     const int depth = smaller(l.cols - k0, kDepth);
     load_logits(l, r0, rows, k0, depth, tile.data());
-    for (int r = 0; r < rows; ++r) lanes[r] = weigh_row(s, r, k0, depth, tile[r], lanes[r]);
+    for (int r = 0; r < rows; ++r) {
+      lanes[r] = weigh_row(s, r, k0, depth, tile[r], lanes[r]);
+      if constexpr (Kind::kValues == 2) round_row(tile[r], depth);
+    }
+    const int words = static_cast<int>(Kind::words(depth));
     for (int64_t c = 0; c < v.width; c += kLanes) {
       const int used = lanes_for(v.width - c);
       const float* panel = packed.data();
@@ -256,9 +277,9 @@ void aggregate_rows(const LogitRows& l, const Softmax& s, const ValueRows& v, in
         panel = static_cast<const float*>(v.data) + k0 * v.row_stride + c;
         panel_stride = v.row_stride;
       } else {
-        pack_panel<T>(v, k0, depth, c, used, packed.data());
+        pack_panel<Kind, T>(v, k0, depth, c, used, packed.data());
       }
-      multiply(rows, used, tile[0], kDepth, panel, panel_stride, depth, sum + c, stride);
+      multiply<Kind>(rows, used, tile[0], kDepth, panel, panel_stride, words, sum + c, stride);
     }
   }
   for (int r = 0; r < rows; ++r) total[r] = reduce_add(lanes[r]);
@@ -273,9 +294,15 @@ void scale_row(const From* from, float scale, int64_t width, T* to) {
   if (rest) store_n(to + c, load_n(from + c, rest) * set(scale), rest);
 }
 
-// Rows of one parallel chunk: fewer where there would be too few chunks to share.
+// Rows of one parallel chunk: fewer where there would be too few chunks to share, and whole groups of rows in chunks of
+// about one height, so that none is a thin rest that packs every panel for itself.
 TK_INLINE int rows_per_chunk(int64_t batch, int64_t rows) {
-  return batch * ((rows + kRowTile - 1) / kRowTile) >= 16 ? kRowTile : kRowTile / 2;
+  if (rows == 0) return kGroup;
+  int64_t most = kRowTile;
+  while (most > kRowTile / 4 && batch * ((rows + most - 1) / most) < 16) most /= 2;
+  const int64_t chunks = (rows + most - 1) / most;
+  const int64_t groups = (rows + chunks * kGroup - 1) / (chunks * kGroup);
+  return static_cast<int>(groups * kGroup);
 }
 
 }  // namespace

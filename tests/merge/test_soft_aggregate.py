@@ -24,6 +24,7 @@ SMALL = [
     (1, 33, 2, 33),
 ]
 LARGE = [(1, 97, 25, 65), (2, 100, 49, 130), (1, 197, 13, 64), (1, 24, 97, 31)]
+PAIRED = [(1, 1, 1, 1), (2, 1, 3, 5), (1, 2, 7, 16), (1, 3, 17, 31), (2, 33, 2, 33), (1, 95, 50, 63), (1, 99, 6, 66)]
 EMPTY = [(0, 3, 2, 4), (2, 0, 3, 4), (2, 3, 0, 4), (2, 3, 2, 0)]
 
 
@@ -142,6 +143,45 @@ def test_all_dtypes(backend, shape, dtype, logits_dtype):
 def test_half_precision_around_tile_widths(backend, dtype):
     for shape in LARGE[:2]:
         check(shape, dtype, dtype)
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["row-major", "transposed"])
+@pytest.mark.parametrize("shape", PAIRED, ids=str)
+def test_bfloat16_in_pairs(backend, shape, transposed):
+    """Processors that multiply bfloat16 in pairs: odd numbers of tokens and channels leave half a pair."""
+    for logits_dtype in (torch.float32, torch.bfloat16):
+        check(shape, torch.bfloat16, logits_dtype, transposed=transposed)
+
+
+def defined(x, logits, over, mass):
+    """The formula with zeros where every logit or mass of a sum is nothing."""
+    weight = torch.softmax(logits, -1 if over == "tokens" else 1).nan_to_num()
+    if over == "tokens":
+        return (weight.to(x.dtype) @ x,)
+    weight = weight if mass is None else weight * mass[:, None]
+    total = weight.sum(-1)
+    return (weight / total[..., None]).nan_to_num().to(x.dtype) @ x, total
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["row-major", "transposed"])
+@pytest.mark.parametrize("kind", ["large", "minus infinity"])
+def test_bfloat16_hostile_logits(backend, kind, transposed):
+    x, logits, mass, grads = case((2, 37, 5, 19), torch.bfloat16, torch.bfloat16)
+    if kind == "large":
+        logits = logits * 2.0**14
+    else:
+        logits[0, 1, 36] = logits[0, 2, 1::2] = logits[1, :, 5] = logits[1, 3, :] = logits[1, 4, 1:] = -torch.inf
+    if transposed:
+        logits = logits.transpose(1, 2).contiguous().transpose(1, 2)
+    for over, m in modes(mass):
+        exact = defined(x.double(), logits.double(), over, None if m is None else m.double())
+        naive = defined(x, logits, over, m)
+        results, gradients = ours(x, logits, over, m, grads)
+        for value, right, plain in zip(results, exact, naive, strict=True):
+            scale = right.abs().max().item()
+            assert error(value, right) <= 2 * error(plain, right) + (torch.finfo(value.dtype).eps + 1e-6) * scale
+        assert all(torch.isfinite(g).all() for g in gradients)
+        assert not gradients[1][logits == -torch.inf].any()
 
 
 @pytest.mark.parametrize("shape", SMALL[1:3], ids=str)
@@ -293,9 +333,10 @@ def test_bad_gradient_input(backend):
         merge.soft_aggregate_backward(grad, x, logits, y[:1])
 
 
-def test_bits_do_not_depend_on_threads(backend):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_bits_do_not_depend_on_threads(backend, dtype):
     shape = (1, 30, 20, 40) if backend in ("ref", "simt") else (2, 197, 50, 130)
-    x, logits, mass, grads = case(shape)
+    x, logits, mass, grads = case(shape, dtype)
     runs = on_one_and_two_threads(
         lambda: [t for over, m in modes(mass) for part in ours(x, logits, over, m, grads) for t in part]
     )
