@@ -38,7 +38,26 @@ inline void relax() {
 #endif
 }
 
+// Linux may wake a worker on its caller's processor and leave it there for a whole loop while another one idles (seen
+// on virtual machines of two processors: no speed-up at all). A worker that finds itself there moves, and stays away.
+class Processors {
+ public:
+  Processors() { known_ = sched_getaffinity(0, sizeof all_, &all_) == 0; }
+
+  void leave(int processor) const {
+    if (!known_ || processor < 0 || sched_getcpu() != processor) return;
+    cpu_set_t others = all_;
+    CPU_CLR(processor, &others);
+    if (CPU_COUNT(&others) > 0) sched_setaffinity(0, sizeof others, &others);
+  }
+
+ private:
+  cpu_set_t all_;
+  bool known_;
+};
+
 struct Loop {
+  int caller = sched_getcpu();
   int64_t chunks = 0;
   void (*fn)(void*, int64_t) = nullptr;
   void* context = nullptr;
@@ -131,9 +150,11 @@ class Pool {
   }
 
   void serve(uint64_t seen) {
+    const Processors allowed;
     for (;;) {
       Loop* loop = take_seat(seen);
       if (!loop) continue;
+      allowed.leave(loop->caller);
       loop->work();
       seated_.fetch_sub(1, std::memory_order_release);
     }
