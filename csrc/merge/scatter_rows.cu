@@ -1,14 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <initializer_list>
-
+#include "merge/row_words.h"
 #include "merge/scatter_rows.cuh"
 
 namespace tk::merge::gpu {
 namespace {
-
-struct alignas(16) Word16 {
-  uint32_t part[4];
-};
 
 dim3 blocks_of(int64_t threads) {
   return dim3(static_cast<unsigned>((threads + kScatterThreads - 1) / kScatterThreads));
@@ -29,13 +24,6 @@ template <class Word>
 RowSource<Word> rows_of(const void* data, DType dtype, int64_t batch_stride, int64_t row_stride) {
   const auto per_word = static_cast<int64_t>(sizeof(Word) / item_size(dtype));
   return {static_cast<const Word*>(data), batch_stride / per_word, row_stride / per_word};
-}
-
-bool fits_words(std::initializer_list<const void*> addresses, std::initializer_list<int64_t> extents, DType dtype) {
-  uintptr_t bits = 0;
-  for (const void* p : addresses) bits |= reinterpret_cast<uintptr_t>(p);
-  for (const int64_t n : extents) bits |= static_cast<uintptr_t>(n) * item_size(dtype);
-  return bits % sizeof(Word16) == 0;
 }
 
 template <class Word>
