@@ -117,7 +117,7 @@ class Call {
   }
 
  private:
-  static constexpr int kMaxArgs = 12;
+  static constexpr int kMaxArgs = 20;
 
   struct Slot {
     TensorArg arg;

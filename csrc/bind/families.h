@@ -15,4 +15,8 @@ void bind_merge_segments(py::module_& m);
 void bind_merge_match(py::module_& m);
 void bind_merge_soft(py::module_& m);
 
+void bind_attention(py::module_& m);
+
+void bind_cluster(py::module_& m);
+
 }  // namespace tk::bind

@@ -76,4 +76,6 @@ PYBIND11_MODULE(_C, m, pybind11::mod_gil_not_used()) {
   tk::bind::bind_call(m);
   tk::bind::bind_torch_route(m);
   tk::bind::bind_merge(m);
+  tk::bind::bind_attention(m);
+  tk::bind::bind_cluster(m);
 }

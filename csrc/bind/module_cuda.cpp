@@ -40,4 +40,6 @@ PYBIND11_MODULE(_cuda, m, pybind11::mod_gil_not_used()) {
   m.def("devices", &tk::bind::devices);
   tk::bind::bind_call(m);
   tk::bind::bind_merge(m);
+  tk::bind::bind_attention(m);
+  tk::bind::bind_cluster(m);
 }

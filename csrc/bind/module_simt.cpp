@@ -12,4 +12,6 @@ PYBIND11_MODULE(_simt, m) {
   tk::bind::bind_simt(m);
   tk::bind::bind_call(m);
   tk::bind::bind_merge(m);
+  tk::bind::bind_attention(m);
+  tk::bind::bind_cluster(m);
 }

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 # Imported on first use, so that `import tokernel` stays fast and never imports torch.
-_ROOMS = frozenset({"integrations", "kernels", "ops", "papers", "reduce"})
+_ROOMS = frozenset({"diffusion", "integrations", "kernels", "ops", "papers", "reduce"})
 
 
 def __getattr__(name: str) -> ModuleType:

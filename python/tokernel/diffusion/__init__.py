@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Papers that make diffusion transformers attend to fewer tokens."""
