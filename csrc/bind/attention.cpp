@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Family attention: checked arguments -> launcher, one function per op.
-#include "bind/call.h"
+// Family attention: its ops are bound in a file each, by what they do.
 #include "bind/families.h"
 
 namespace tk::bind {
 
-void bind_attention(py::module_&) {}
+void bind_attention(py::module_& m) { bind_attention_core(m); }
 
 }  // namespace tk::bind

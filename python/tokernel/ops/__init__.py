@@ -5,6 +5,17 @@ Each is differentiable in its float payload, works under ``torch.compile(fullgra
 autocast and ``inference_mode``, and takes a short path of about a microsecond when nothing of that is active.
 """
 
+from tokernel.kernels.attention import (
+    BlockMap,
+    Causal,
+    Dense,
+    Disc,
+    Mask,
+    PrefixCausal,
+    Segments,
+    Tree,
+)
+from tokernel.ops._attention import attention
 from tokernel.ops._merge_match import cosine_match, select_edges
 from tokernel.ops._merge_plan import MergePlan, bipartite_match, kth_match, match_2d, random_match, threshold_match
 from tokernel.ops._merge_rows import gather_rows, scatter_add_rows, scatter_rows
@@ -12,7 +23,16 @@ from tokernel.ops._merge_segments import segment_broadcast, segment_reduce, segm
 from tokernel.ops._merge_soft import compact_rows, soft_aggregate
 
 __all__ = [
+    "BlockMap",
+    "Causal",
+    "Dense",
+    "Disc",
+    "Mask",
     "MergePlan",
+    "PrefixCausal",
+    "Segments",
+    "Tree",
+    "attention",
     "bipartite_match",
     "compact_rows",
     "cosine_match",

@@ -1,4 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Family attention: one core, many mask policies."""
 
-__all__: list[str] = []
+from tokernel.kernels.attention._attention import attention
+from tokernel.kernels.attention._policy import (
+    BlockMap,
+    Causal,
+    Dense,
+    Disc,
+    Mask,
+    Policy,
+    PrefixCausal,
+    Segments,
+    Tree,
+)
+
+__all__ = [
+    "BlockMap",
+    "Causal",
+    "Dense",
+    "Disc",
+    "Mask",
+    "Policy",
+    "PrefixCausal",
+    "Segments",
+    "Tree",
+    "attention",
+]
