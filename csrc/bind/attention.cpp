@@ -4,6 +4,9 @@
 
 namespace tk::bind {
 
-void bind_attention(py::module_& m) { bind_attention_core(m); }
+void bind_attention(py::module_& m) {
+  bind_attention_core(m);
+  bind_attention_backward(m);
+}
 
 }  // namespace tk::bind

@@ -2,6 +2,7 @@
 """Family attention: one core, many mask policies."""
 
 from tokernel.kernels.attention._attention import attention
+from tokernel.kernels.attention._backward import attention_backward
 from tokernel.kernels.attention._policy import (
     BlockMap,
     Causal,
@@ -25,4 +26,5 @@ __all__ = [
     "Segments",
     "Tree",
     "attention",
+    "attention_backward",
 ]
