@@ -124,6 +124,19 @@ int64_t Call::integer(const char* name, py::handle object, int64_t low) const {
   return value;
 }
 
+double Call::real(const char* name, py::handle object, double low, double high) const {
+  const auto range = [&] {
+    return std::string(py::str("in [{}, {}]").format(low, high));
+  };
+  const double value = PyFloat_AsDouble(object.ptr());
+  if (value == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    fail_type(name, "a number " + range(), Py_TYPE(object.ptr())->tp_name);
+  }
+  if (!(value >= low && value <= high)) fail_value(name, range(), py::str(object));
+  return value;
+}
+
 void Call::check_extents(const char* name, std::initializer_list<int64_t> extents) const {
   int64_t bytes = 8;
   bool fits = true;

@@ -86,6 +86,8 @@ class Call {
   void check_offsets(const char* name, const Tensor& offsets, int64_t total) const;
   // A count or size given as a Python (or NumPy) integer, at least `low`.
   int64_t integer(const char* name, py::handle object, int64_t low) const;
+  // A finite number in [low, high].
+  double real(const char* name, py::handle object, double low, double high) const;
   // The product of extents fits an array of 8-byte items.
   void check_extents(const char* name, std::initializer_list<int64_t> extents) const;
   [[noreturn]] void fail_value(const char* name, const std::string& expected, const std::string& got) const;

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Family cluster: checked arguments -> launcher, one function per op.
-#include "bind/call.h"
+// Family cluster: its ops are bound in files by what they do.
 #include "bind/families.h"
 
 namespace tk::bind {
 
-void bind_cluster(py::module_&) {}
+void bind_cluster(py::module_& m) { bind_cluster_order(m); }
 
 }  // namespace tk::bind

@@ -20,5 +20,6 @@ void bind_attention_core(py::module_& m);
 void bind_attention_backward(py::module_& m);
 
 void bind_cluster(py::module_& m);
+void bind_cluster_order(py::module_& m);
 
 }  // namespace tk::bind

@@ -15,7 +15,9 @@ MemberSpace::MemberSpace(const SegmentIndex& index, int64_t batch, int64_t row_t
     : rows(index.batch_stride ? batch : 1),
       tokens(row_tokens),
       segments(row_segments),
-      chunks(ceil_div(row_tokens, kSortChunk) < kSortChunks ? ceil_div(row_tokens, kSortChunk) : kSortChunks),
+      chunks(row_tokens <= kSortChunk                ? 1  // also of no token: its counts are cleared
+             : row_tokens < kSortChunk * kSortChunks ? ceil_div(row_tokens, kSortChunk)
+                                                     : kSortChunks),
       chunk(row_tokens <= kSortChunk * kSortChunks ? kSortChunk : ceil_div(row_tokens, kSortChunks)) {
   if (!index.ids) rows = 0;
   offsets = carver.take<int64_t>(rows * (segments + 1));

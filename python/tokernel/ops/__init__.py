@@ -16,6 +16,8 @@ from tokernel.kernels.attention import (
     Tree,
 )
 from tokernel.ops._attention import attention
+from tokernel.ops._cluster_map import centroid_topp_map, map_density
+from tokernel.ops._cluster_order import inverse_permute_rows, permute_rows, sort_by_label
 from tokernel.ops._merge_match import cosine_match, select_edges
 from tokernel.ops._merge_plan import MergePlan, bipartite_match, kth_match, match_2d, random_match, threshold_match
 from tokernel.ops._merge_rows import gather_rows, scatter_add_rows, scatter_rows
@@ -34,11 +36,15 @@ __all__ = [
     "Tree",
     "attention",
     "bipartite_match",
+    "centroid_topp_map",
     "compact_rows",
     "cosine_match",
     "gather_rows",
+    "inverse_permute_rows",
     "kth_match",
+    "map_density",
     "match_2d",
+    "permute_rows",
     "random_match",
     "scatter_add_rows",
     "scatter_rows",
@@ -47,5 +53,6 @@ __all__ = [
     "segment_softmax",
     "select_edges",
     "soft_aggregate",
+    "sort_by_label",
     "threshold_match",
 ]
