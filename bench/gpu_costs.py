@@ -130,4 +130,23 @@ def _compaction() -> dict[str, Cost]:
     }
 
 
-COSTS: dict[str, Cost] = {**_rows(), **_matching(), **_segments(), **_soft(), **_compaction()}
+def _clusters() -> dict[str, Cost]:
+    """One layer of Wan 2.1 at 720p as Sparse VideoGen2 runs it: 40 heads of 75600 tokens, 300 by 1000 clusters."""
+    heads, tokens, width, queries, keys = 40, 75600, 128, 300, 1000
+    rows, scores = heads * tokens, heads * queries * keys
+    case, order = f"H={heads} N={tokens}", rows * I64
+    centroids = heads * (queries + keys) * width
+    return {
+        "permute_rows_kernel": Cost(f"{case} D={width} bf16", 2 * rows * width * BF16 + order),
+        "widen_order_kernel": Cost(f"{case} K={keys}", rows * F32 + order),
+        "centroid_topp_map_kernel": Cost(
+            f"H={heads} {queries} x {keys} clusters, D={width} fp32",
+            centroids * F32 + heads * keys * I64 + scores,
+            flops=2.0 * scores * width,
+            dynamic_shared=8 * keys * F32,
+        ),
+        "map_density_kernel": Cost(f"H={heads} {queries} x {keys} clusters", scores + heads * (queries + keys) * I64),
+    }
+
+
+COSTS: dict[str, Cost] = {**_rows(), **_matching(), **_segments(), **_soft(), **_compaction(), **_clusters()}

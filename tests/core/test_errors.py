@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tokernel
-from tokernel.kernels import merge
+from tokernel.kernels import cluster, merge
 
 
 def floats(*shape):
@@ -46,7 +46,28 @@ CASES = {
         "logits": floats(1, 2, 3),
         "y": floats(1, 2, 4),
     },
+    "centroid_topp_map": {
+        "qc": floats(1, 1, 2, 4),
+        "kc": floats(1, 1, 3, 4),
+        "size_k": np.array([[[2, 0, 1]]]),
+        "p": 0.5,
+    },
+    "inverse_permute_rows": {"y": floats(1, 3, 2), "perm": np.array([[2, 0, 1]])},
+    "map_density": {
+        "map": np.ones((1, 1, 2, 3), bool),
+        "size_q": np.array([[[1, 2]]]),
+        "size_k": np.array([[[2, 0, 1]]]),
+    },
+    "permute_rows": {"x": floats(1, 2, 3, 2), "perm": np.array([[[2, 0, 1], [1, 2, 0]]])},
     "select_edges": {"score": floats(1, 3), "index": np.array([[0, 1, 1]]), "r": 1, "columns": 2},
+    "sort_by_label": {"labels": INDEX, "K": 3},
+}
+FAMILIES = (merge, cluster)
+OPS = {
+    name: getattr(family, name)
+    for family in FAMILIES
+    for name in family.__all__
+    if inspect.isfunction(getattr(family, name))
 }
 # Written in Python over the ops above, which check their arguments.
 COMPOSED = {"bipartite_match", "kth_match", "match_2d", "random_match", "threshold_match"}
@@ -60,7 +81,7 @@ COUNTS = [(op, arg) for op, call in CASES.items() for arg, value in call.items()
 def fails(op, error, pattern, **spoiled):
     before = tokernel.last_backend()
     with pytest.raises(error, match=pattern):
-        getattr(merge, op)(**{**CASES[op], **spoiled})
+        OPS[op](**{**CASES[op], **spoiled})
     assert tokernel.last_backend() == before
 
 
@@ -70,13 +91,12 @@ def something_else_ran():
 
 
 def test_every_op_is_here():
-    functions = {name for name in merge.__all__ if inspect.isfunction(getattr(merge, name))}
-    assert functions - COMPOSED == set(CASES)
+    assert set(OPS) - COMPOSED == set(CASES)
 
 
 @pytest.mark.parametrize("op", CASES)
 def test_the_call_works_unspoiled(op):
-    getattr(merge, op)(**CASES[op])
+    OPS[op](**CASES[op])
     assert tokernel.last_backend() != "none"
 
 
