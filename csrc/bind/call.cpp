@@ -125,9 +125,7 @@ int64_t Call::integer(const char* name, py::handle object, int64_t low) const {
 }
 
 double Call::real(const char* name, py::handle object, double low, double high) const {
-  const auto range = [&] {
-    return std::string(py::str("in [{}, {}]").format(low, high));
-  };
+  const auto range = [&] { return std::string(py::str("in [{}, {}]").format(low, high)); };
   const double value = PyFloat_AsDouble(object.ptr());
   if (value == -1.0 && PyErr_Occurred()) {
     PyErr_Clear();
