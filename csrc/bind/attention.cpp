@@ -7,6 +7,8 @@ namespace tk::bind {
 void bind_attention(py::module_& m) {
   bind_attention_core(m);
   bind_attention_backward(m);
+  bind_attention_rope(m);
+  bind_attention_distill(m);
 }
 
 }  // namespace tk::bind

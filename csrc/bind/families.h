@@ -18,6 +18,8 @@ void bind_merge_soft(py::module_& m);
 void bind_attention(py::module_& m);
 void bind_attention_core(py::module_& m);
 void bind_attention_backward(py::module_& m);
+void bind_attention_rope(py::module_& m);
+void bind_attention_distill(py::module_& m);
 
 void bind_cluster(py::module_& m);
 void bind_cluster_order(py::module_& m);

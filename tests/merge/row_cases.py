@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inputs of the ops that move rows by index: sizes around every width, and arrays of them."""
 
-import tokernel
 import torch
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -26,15 +25,3 @@ def row_case(shape, dtype=torch.float32):
     by_pick = torch.randn(batch, picks, width, generator=generator).to(dtype)
     index = torch.randint(0, max(rows, 1), (batch, picks), generator=generator)
     return by_place, by_pick, index
-
-
-def on_one_and_two_threads(run):
-    """Return what `run` gives on one thread and on two."""
-    try:
-        results = []
-        for threads in (1, 2):
-            tokernel.set_num_threads(threads)
-            results.append(run())
-        return results
-    finally:
-        tokernel.set_num_threads(0)

@@ -6,7 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="bfloat16 arrays come from torch")
 
-from row_cases import DTYPES, EMPTY, SHAPES, on_one_and_two_threads, row_case
+from bits import on_one_and_two_threads
+from row_cases import DTYPES, EMPTY, SHAPES, row_case
 
 import tokernel
 from tokernel.kernels import merge

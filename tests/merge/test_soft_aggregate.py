@@ -9,7 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the oracle is torch autograd")
 
-from row_cases import DTYPES, on_one_and_two_threads
+from bits import on_one_and_two_threads
+from row_cases import DTYPES
 
 import tokernel
 from tokernel.kernels import merge

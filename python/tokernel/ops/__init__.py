@@ -18,6 +18,8 @@ from tokernel.kernels.attention import (
 from tokernel.ops._attention import attention
 from tokernel.ops._cluster_map import centroid_topp_map, map_density
 from tokernel.ops._cluster_order import inverse_permute_rows, permute_rows, sort_by_label
+from tokernel.ops._attention_distill import attention_map_ce
+from tokernel.ops._attention_rope import gathered_rope_attention, rope_gather, rope_scatter
 from tokernel.ops._merge_match import cosine_match, select_edges
 from tokernel.ops._merge_plan import MergePlan, bipartite_match, kth_match, match_2d, random_match, threshold_match
 from tokernel.ops._merge_rows import gather_rows, scatter_add_rows, scatter_rows
@@ -35,17 +37,21 @@ __all__ = [
     "Segments",
     "Tree",
     "attention",
+    "attention_map_ce",
     "bipartite_match",
     "centroid_topp_map",
     "compact_rows",
     "cosine_match",
     "gather_rows",
     "inverse_permute_rows",
+    "gathered_rope_attention",
     "kth_match",
     "map_density",
     "match_2d",
     "permute_rows",
     "random_match",
+    "rope_gather",
+    "rope_scatter",
     "scatter_add_rows",
     "scatter_rows",
     "segment_broadcast",

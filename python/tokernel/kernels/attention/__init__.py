@@ -3,6 +3,7 @@
 
 from tokernel.kernels.attention._attention import attention
 from tokernel.kernels.attention._backward import attention_backward
+from tokernel.kernels.attention._distill import attention_map_ce, attention_map_ce_backward
 from tokernel.kernels.attention._policy import (
     BlockMap,
     Causal,
@@ -14,6 +15,7 @@ from tokernel.kernels.attention._policy import (
     Segments,
     Tree,
 )
+from tokernel.kernels.attention._rope import gathered_rope_attention, rope_gather, rope_scatter
 
 __all__ = [
     "BlockMap",
@@ -27,4 +29,9 @@ __all__ = [
     "Tree",
     "attention",
     "attention_backward",
+    "attention_map_ce",
+    "attention_map_ce_backward",
+    "gathered_rope_attention",
+    "rope_gather",
+    "rope_scatter",
 ]
