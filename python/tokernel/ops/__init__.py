@@ -16,10 +16,10 @@ from tokernel.kernels.attention import (
     Tree,
 )
 from tokernel.ops._attention import attention
-from tokernel.ops._cluster_map import centroid_topp_map, map_density
-from tokernel.ops._cluster_order import inverse_permute_rows, permute_rows, sort_by_label
 from tokernel.ops._attention_distill import attention_map_ce
 from tokernel.ops._attention_rope import gathered_rope_attention, rope_gather, rope_scatter
+from tokernel.ops._cluster_map import centroid_topp_map, map_density
+from tokernel.ops._cluster_order import inverse_permute_rows, permute_rows, sort_by_label
 from tokernel.ops._merge_match import cosine_match, select_edges
 from tokernel.ops._merge_plan import MergePlan, bipartite_match, kth_match, match_2d, random_match, threshold_match
 from tokernel.ops._merge_rows import gather_rows, scatter_add_rows, scatter_rows
