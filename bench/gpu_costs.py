@@ -149,4 +149,35 @@ def _clusters() -> dict[str, Cost]:
     }
 
 
-COSTS: dict[str, Cost] = {**_rows(), **_matching(), **_segments(), **_soft(), **_compaction(), **_clusters()}
+def _attention() -> dict[str, Cost]:
+    """8 heads of 4096 tokens, 64 wide."""
+    heads, tokens, width = 8, 4096, 64
+    case, rows = "H=8 N=4096 D=64 dense", heads * tokens * width
+    products = 4.0 * heads * tokens * tokens * width  # scores, and weights times values
+    queries, keys, weights = 64, 64, 64 * (32 + 8) * F32
+    blocks, nodes = 500, 1024
+    return {
+        "block_offsets_kernel": Cost(f"H={heads} C={blocks}", heads * (2.0 * blocks + 1) * I64),
+        "pack_ancestors_kernel": Cost(f"T={nodes}", nodes * nodes * (1 + 1 / 8)),
+        "attention_fma_kernel": Cost(
+            f"{case} fp32", 4.0 * rows * F32, products, dynamic_shared=(queries + 2 * keys) * width * F32 + weights
+        ),
+        "attention_mma_kernel": Cost(
+            f"{case} bf16",
+            4.0 * rows * BF16,
+            products,
+            tensor_cores=True,
+            dynamic_shared=(queries + 4 * keys) * width * BF16,
+        ),
+    }
+
+
+COSTS: dict[str, Cost] = {
+    **_rows(),
+    **_matching(),
+    **_segments(),
+    **_soft(),
+    **_compaction(),
+    **_clusters(),
+    **_attention(),
+}
