@@ -4,6 +4,9 @@
 
 namespace tk::bind {
 
-void bind_cluster(py::module_& m) { bind_cluster_order(m); }
+void bind_cluster(py::module_& m) {
+  bind_cluster_kmeans(m);
+  bind_cluster_order(m);
+}
 
 }  // namespace tk::bind

@@ -22,6 +22,7 @@ void bind_attention_rope(py::module_& m);
 void bind_attention_distill(py::module_& m);
 
 void bind_cluster(py::module_& m);
+void bind_cluster_kmeans(py::module_& m);
 void bind_cluster_order(py::module_& m);
 
 }  // namespace tk::bind

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tokens grouped by segment, for the SIMD kernels: local to each translation unit, no STL.
 #pragma once
+#include "core/counting_sort.h"
 #include "core/parallel.h"
 #include "core/scratch.h"
 #include "merge/segment_index.h"
@@ -17,21 +18,6 @@ struct Members {
   int64_t count(int64_t segment) const { return offsets[segment + 1] - offsets[segment]; }
 };
 
-// A stable counting sort: offsets (S + 1) and the tokens with a segment, in ascending order within each.
-inline void sort_by_segment(const int64_t* ids, int64_t tokens, int64_t segments, int64_t* offsets, int64_t* order) {
-  for (int64_t s = 0; s <= segments; ++s) offsets[s] = 0;
-  for (int64_t n = 0; n < tokens; ++n) {
-    if (ids[n] >= 0) ++offsets[ids[n] + 1];
-  }
-  for (int64_t s = 0; s < segments; ++s) offsets[s + 1] += offsets[s];
-  for (int64_t n = 0; n < tokens; ++n) {
-    if (ids[n] >= 0) order[offsets[ids[n]]++] = n;
-  }
-  // Placing moved every start to the start of the next segment.
-  for (int64_t s = segments; s > 0; --s) offsets[s] = offsets[s - 1];
-  offsets[0] = 0;
-}
-
 // The members of every batch row, sorted once where the index is by ids.
 class MemberTable {
  public:
@@ -46,8 +32,8 @@ class MemberTable {
         order_(rows_ * order_stride_) {
     parallel_ranges(rows_, tokens * 16, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
-        sort_by_segment(index.ids + r * tokens, tokens, segments, &offsets_[r * offsets_stride_],
-                        &order_[r * order_stride_]);
+        counting_sort(index.ids + r * tokens, tokens, segments, &offsets_[r * offsets_stride_],
+                      &order_[r * order_stride_]);
       }
     });
   }

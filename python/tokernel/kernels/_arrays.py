@@ -188,6 +188,30 @@ def _add_space(op: str, name: str, x: Array) -> Space:
     return space
 
 
+def place(values: Array, like: Array) -> Array:
+    """Bring a NumPy array to the framework and device of another array."""
+    if not isinstance(values, np.ndarray) or isinstance(like, np.ndarray):
+        return values
+    if hasattr(like, "new_tensor"):
+        import torch
+
+        return torch.as_tensor(values, device=like.device)
+    if type(like).__module__.partition(".")[0] == "cupy":
+        import cupy
+
+        return cupy.asarray(values)
+    return values  # every host array may meet every other one
+
+
+def fetch(values: Array) -> np.ndarray[Any, Any]:
+    """Bring a small array to the host; waits for a device."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()  # torch
+    if hasattr(values, "get"):
+        values = values.get()  # cupy
+    return np.asarray(values)
+
+
 def _space_for(x: Array) -> Space:
     kind = type(x)
     torch = sys.modules.get("torch")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from tokernel.kernels._arrays import Array
+from tokernel.kernels._arrays import Array, fetch, place
 from tokernel.kernels.merge._match import cosine_match, select_edges
 from tokernel.kernels.merge._rows import gather_rows
 from tokernel.kernels.merge._segments import segment_broadcast, segment_reduce
@@ -25,30 +25,8 @@ class HostOps:
     gather_rows = staticmethod(gather_rows)
     segment_reduce = staticmethod(segment_reduce)
     segment_broadcast = staticmethod(segment_broadcast)
-
-    @staticmethod
-    def place(values: Array, like: Array) -> Array:
-        """Bring a NumPy array to the framework and device of another array."""
-        if not isinstance(values, np.ndarray) or isinstance(like, np.ndarray):
-            return values
-        if hasattr(like, "new_tensor"):
-            import torch
-
-            return torch.as_tensor(values, device=like.device)
-        if type(like).__module__.partition(".")[0] == "cupy":
-            import cupy
-
-            return cupy.asarray(values)
-        return values  # every host array may meet every other one
-
-    @staticmethod
-    def fetch(values: Array) -> np.ndarray[Any, Any]:
-        """Bring a small array to the host; waits for a device."""
-        if hasattr(values, "detach"):
-            values = values.detach().cpu()  # torch
-        if hasattr(values, "get"):
-            values = values.get()  # cupy
-        return np.asarray(values)
+    place = staticmethod(place)
+    fetch = staticmethod(fetch)
 
     @classmethod
     def arange(cls, like: Array, batch: int, n: int) -> Array:
