@@ -2,34 +2,15 @@
 #include <stdexcept>
 
 #include "merge/cosine_match.cuh"
-#include "merge/cosine_match_mma.cuh"
 
 namespace tk::merge::gpu {
 namespace {
 
-constexpr int64_t kWantedBlocks = 264;  // two a multiprocessor of an H100
-constexpr int64_t kEnoughBlocks = 96;   // from here on, another launch costs more than idle multiprocessors
 constexpr int64_t kMostColumns = int64_t{1} << 31;
 
 int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
-int64_t blocks_without_splits(const CosineMatchArgs& a) { return a.batch * divide_up(a.rows, kMatchRows); }
-
-// Ranges that the columns are cut into, so that few rows still fill the device.
-int64_t column_splits(const CosineMatchArgs& a) {
-  const int64_t blocks = blocks_without_splits(a);
-  const int64_t tiles = divide_up(a.columns, kMatchColumns);
-  if (blocks == 0 || blocks >= kEnoughBlocks || tiles <= 1) return 1;
-  const int64_t wanted = divide_up(kWantedBlocks, blocks);
-  return wanted < tiles ? wanted : tiles;
-}
-
-bool aligned(const CosineMatchArgs& a) {
-  const auto item = static_cast<int64_t>(item_size(a.dtype));
-  const auto addresses = reinterpret_cast<uintptr_t>(a.a) | reinterpret_cast<uintptr_t>(a.b);
-  const int64_t extents = a.width | a.a_batch_stride | a.a_row_stride | a.b_batch_stride | a.b_row_stride;
-  return (addresses | static_cast<uintptr_t>(extents * item)) % 16 == 0;
-}
+int64_t splits_of(const CosineMatchArgs& a) { return column_splits(a.batch, a.rows, a.columns); }
 
 MatchScratch scratch_in(const CosineMatchArgs& a, int64_t splits, void* workspace) {
   MatchScratch s;
@@ -40,31 +21,29 @@ MatchScratch scratch_in(const CosineMatchArgs& a, int64_t splits, void* workspac
   return s;
 }
 
-template <class Kernel>
-void launch_match(Kernel* kernel, const CosineMatchArgs& a, const MatchScratch& s, int64_t splits, void* stream) {
-  const auto blocks = static_cast<unsigned>(blocks_without_splits(a) * splits);
-  launch(kernel, dim3(blocks), dim3(kMatchThreads), 0, stream, a, s, splits);
-}
-
 template <class T>
-void launch_all(const CosineMatchArgs& a, const MatchScratch& s, int64_t splits, void* stream) {
+void launch_all(const CosineMatchArgs& a, const DeviceSearch& search, const MatchScratch& s, void* stream) {
   const auto norm_blocks = static_cast<unsigned>(divide_up(a.batch * (a.rows + a.columns), kNormThreads / 32));
   launch(match_norms_kernel<T>, dim3(norm_blocks), dim3(kNormThreads), 0, stream, a, s);
+  const bool aligned = search_is_aligned(search, a.dtype);
+  const dim3 blocks(static_cast<unsigned>(search_blocks(a.batch, a.rows) * search.splits));
   if constexpr (sizeof(T) == sizeof(float)) {
-    launch_match(aligned(a) ? match_float32_kernel<true> : match_float32_kernel<false>, a, s, splits, stream);
+    const auto kernel = aligned ? match_float32_kernel<true> : match_float32_kernel<false>;
+    launch(kernel, blocks, dim3(kSearchThreads), 0, stream, a, search, s);
   } else {
-    launch_match(aligned(a) ? match_mma_kernel<T, true> : match_mma_kernel<T, false>, a, s, splits, stream);
+    const auto kernel = aligned ? match_mma_kernel<T, true> : match_mma_kernel<T, false>;
+    launch(kernel, blocks, dim3(kSearchThreads), 0, stream, a, search, s);
   }
-  if (splits == 1) return;
+  if (search.splits == 1) return;
   const auto row_blocks = static_cast<unsigned>(divide_up(a.batch * a.rows, kNormThreads));
-  launch(match_splits_kernel<void>, dim3(row_blocks), dim3(kNormThreads), 0, stream, a, s, splits);
+  launch(match_splits_kernel<void>, dim3(row_blocks), dim3(kNormThreads), 0, stream, a, s, search.splits);
 }
 
 }  // namespace
 
 size_t cosine_match_workspace(const CosineMatchArgs& a) {
   const int64_t rows = a.batch * a.rows;
-  const int64_t splits = column_splits(a);
+  const int64_t splits = splits_of(a);
   const int64_t partial = splits == 1 ? 0 : 2 * splits * rows;
   return static_cast<size_t>(rows + a.batch * a.columns + partial) * sizeof(float);
 }
@@ -72,9 +51,19 @@ size_t cosine_match_workspace(const CosineMatchArgs& a) {
 void cosine_match(const CosineMatchArgs& a, const GpuContext& context) {
   if (a.batch * a.rows == 0) return;
   if (a.columns >= kMostColumns) throw std::length_error("cosine_match: at most 2^31 - 1 columns on a device");
-  const int64_t splits = column_splits(a);
-  const MatchScratch s = scratch_in(a, splits, context.workspace);
-  TK_FLOAT_SWITCH(a.dtype, T, launch_all<T>(a, s, splits, context.stream))
+  const DeviceSearch search{a.a,
+                            a.b,
+                            a.batch,
+                            a.rows,
+                            a.columns,
+                            a.width,
+                            a.a_batch_stride,
+                            a.a_row_stride,
+                            a.b_batch_stride,
+                            a.b_row_stride,
+                            splits_of(a)};
+  const MatchScratch s = scratch_in(a, search.splits, context.workspace);
+  TK_FLOAT_SWITCH(a.dtype, T, launch_all<T>(a, search, s, context.stream))
 }
 
 }  // namespace tk::merge::gpu
