@@ -22,9 +22,13 @@ INDEX = np.array([[2, 0]])
 OFFSETS = np.array([0, 1, 3])
 # A call that works, by op; every array and every integer of it is then spoiled, one at a time.
 CASES = {
+    "assign": {"x": floats(1, 3, 2), "centroids": floats(1, 2, 2)},
+    "cluster_means": {"sums": floats(1, 2, 2), "counts": np.array([[1, 0]]), "old": floats(1, 2, 2)},
+    "cluster_sums": {"x": floats(1, 3, 2), "labels": np.array([[1, 0, 1]]), "clusters": 2},
     "compact_rows": {"mask": np.ones((2, 3), bool)},
     "cosine_match": {"a": floats(1, 3, 2), "b": floats(1, 2, 2), "mask_a": np.ones((1, 3), bool)},
     "gather_rows": {"x": floats(1, 3, 2), "index": INDEX},
+    "kmeans": {"x": floats(1, 3, 2), "K": 2, "max_iters": 1},
     "scatter_rows": {"y": floats(1, 2, 2), "index": INDEX, "n": 3, "base": floats(1, 3, 2)},
     "scatter_rows_backward": {"grad": floats(1, 3, 2), "index": INDEX},
     "scatter_add_rows": {"y": floats(1, 2, 2), "index": INDEX, "n": 3, "weight": floats(1, 2)},
@@ -61,6 +65,7 @@ CASES = {
     "permute_rows": {"x": floats(1, 2, 3, 2), "perm": np.array([[[2, 0, 1], [1, 2, 0]]])},
     "select_edges": {"score": floats(1, 3), "index": np.array([[0, 1, 1]]), "r": 1, "columns": 2},
     "sort_by_label": {"labels": INDEX, "K": 3},
+    "update": {"x": floats(1, 3, 2), "labels": np.array([[1, 0, 1]]), "old": floats(1, 2, 2)},
 }
 FAMILIES = (merge, cluster)
 OPS = {

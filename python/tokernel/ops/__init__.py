@@ -15,9 +15,11 @@ from tokernel.kernels.attention import (
     Segments,
     Tree,
 )
+from tokernel.kernels.cluster import KMeans
 from tokernel.ops._attention import attention
 from tokernel.ops._attention_distill import attention_map_ce
 from tokernel.ops._attention_rope import gathered_rope_attention, rope_gather, rope_scatter
+from tokernel.ops._cluster_kmeans import assign, kmeans, update
 from tokernel.ops._cluster_map import centroid_topp_map, map_density
 from tokernel.ops._cluster_order import inverse_permute_rows, permute_rows, sort_by_label
 from tokernel.ops._merge_match import cosine_match, select_edges
@@ -31,11 +33,13 @@ __all__ = [
     "Causal",
     "Dense",
     "Disc",
+    "KMeans",
     "Mask",
     "MergePlan",
     "PrefixCausal",
     "Segments",
     "Tree",
+    "assign",
     "attention",
     "attention_map_ce",
     "bipartite_match",
@@ -45,6 +49,7 @@ __all__ = [
     "gather_rows",
     "inverse_permute_rows",
     "gathered_rope_attention",
+    "kmeans",
     "kth_match",
     "map_density",
     "match_2d",
@@ -61,4 +66,5 @@ __all__ = [
     "soft_aggregate",
     "sort_by_label",
     "threshold_match",
+    "update",
 ]

@@ -126,6 +126,22 @@ class GroupRows(HostRows):
         return values
 
 
+def _draw_kernel(x: Tensor, uniform: Tensor, init: str, metric: str) -> Tensor:
+    rows: Tensor = _lloyd.drawn(HostRows(x, metric), uniform.cpu().numpy(), init)
+    return rows
+
+
+def _draw_fake(x: Tensor, uniform: Tensor, init: str, metric: str) -> Tensor:
+    return x.new_empty((*uniform.shape, x.shape[2]))
+
+
+_kmeans_draw = define(
+    "kmeans_draw(Tensor x, Tensor uniform, str init, str metric) -> Tensor",
+    _draw_kernel,
+    _draw_fake,
+)
+
+
 def _kmeans_kernel(
     x: Tensor, init: Tensor, max_iters: int, tol: float, metric: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -152,7 +168,7 @@ _kmeans = define(
 
 def kmeans(
     x: Tensor,
-    K: int,  # noqa: N803 - the letter of every shape here
+    K: int,
     max_iters: int,
     tol: float = 1e-4,
     init: str | Tensor | None = None,
@@ -191,11 +207,12 @@ def kmeans(
         extension_of("kmeans", "x", x).check_kmeans(x, K, max_iters, tol, given, metric)
     if group is not None:
         return _kmeans_of_group(x, K, max_iters, tol, init, metric, generator, group)
-    if not isinstance(init, Tensor):
-        rows = HostRows(x, metric)
-        _lloyd.check_draw(rows, K, init)
-        init = _lloyd.drawn(rows, _uniform(x, K, generator).cpu().numpy(), init)
-    labels, centroids, sizes, count = _kmeans(x, init.detach(), max_iters, float(tol), metric)
+    if isinstance(init, Tensor):
+        first = init.detach()
+    else:
+        _lloyd.check_draw(x.shape[0], x.shape[1], K, init)
+        first = _kmeans_draw(x, _uniform(x, K, generator), init or "random", metric)
+    labels, centroids, sizes, count = _kmeans(x, first, max_iters, float(tol), metric)
     return KMeans(labels, centroids, sizes, count if compiling else int(count))
 
 
@@ -218,7 +235,7 @@ def _kmeans_of_group(
     if isinstance(init, Tensor):
         first = rows.broadcast(init.detach())
     else:
-        _lloyd.check_draw(rows, clusters, init)
+        _lloyd.check_draw(rows.batch, rows.total, clusters, init)
         uniform = rows.broadcast(_uniform(x, clusters, generator))
         first = _lloyd.drawn(rows, uniform.cpu().numpy(), init)
     return KMeans(*_lloyd.lloyd(rows, first, max_iters, tol))

@@ -194,7 +194,7 @@ class HostRows:
 
 def kmeans(
     x: Array,
-    K: int,  # noqa: N803 - the letter of every shape here
+    K: int,
     max_iters: int,
     tol: float = 1e-4,
     init: str | Array | None = None,
@@ -242,7 +242,7 @@ def kmeans(
     extension_of("kmeans", "x", x).check_kmeans(x, K, max_iters, tol, None if drawn else init, metric)
     rows = HostRows(x, metric)
     if drawn:
-        _lloyd.check_draw(rows, K, init)
+        _lloyd.check_draw(rows.batch, rows.total, K, init)
         uniform = np.random.default_rng(generator).random((rows.batch, K))
         init = _lloyd.drawn(rows, uniform, init)
     return KMeans(*_lloyd.lloyd(rows, init, max_iters, tol))

@@ -66,15 +66,13 @@ def lloyd(rows: Rows, centroids: Array, max_iters: int, tol: float) -> tuple[Arr
     return labels, centroids, sizes, max_iters
 
 
-def check_draw(rows: Rows, clusters: int, init: str | None) -> None:
-    """Raise where centroids cannot be drawn."""
+def check_draw(batch: int, total: int, clusters: int, init: str | None) -> None:
+    """Raise where centroids cannot be drawn from this many rows."""
     if init not in (None, "random", "++"):
         raise ValueError(f"kmeans: init must be 'random', '++', an array or None, got {init!r}")
-    if init == "++" and clusters > rows.total:
-        raise ValueError(
-            f"kmeans: K must be at most {rows.total}, the number of rows, where init is '++', got {clusters}"
-        )
-    if rows.total == 0 and rows.batch > 0:
+    if init == "++" and clusters > total:
+        raise ValueError(f"kmeans: K must be at most {total}, the number of rows, where init is '++', got {clusters}")
+    if total == 0 and batch > 0:
         raise ValueError("kmeans: x must be at least one row long where centroids are drawn from it, got none")
 
 
