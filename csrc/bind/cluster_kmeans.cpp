@@ -17,7 +17,7 @@ constexpr int64_t kMostIterations = INT32_MAX;
 cluster::Metric metric_of(const Call& call, std::string_view metric) {
   if (metric == "l2") return cluster::Metric::l2;
   if (metric == "cosine") return cluster::Metric::cosine;
-  call.fail_value("metric", "'l2' or 'cosine'", "'" + std::string(metric) + "'");
+  call.fail_value("metric", "'l2' or 'cosine'", std::string("'").append(metric).append("'"));
 }
 
 void check_clusters(const Call& call, const char* name) {
