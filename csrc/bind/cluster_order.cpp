@@ -4,6 +4,7 @@
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -32,24 +33,31 @@ py::object sort_by_label(py::handle labels_, py::handle k_, py::handle perm_, py
   return call.results();
 }
 
-// Every row of perm names each of [0, N) once.
+// Whether a row names each of [0, N) once; `seen` holds N flags.
+bool is_permutation(const int64_t* row, int64_t n, std::vector<char>& seen) {
+  std::fill(seen.begin(), seen.end(), char{0});
+  for (int64_t i = 0; i < n; ++i) {
+    if (static_cast<uint64_t>(row[i]) >= static_cast<uint64_t>(n)) return false;
+    seen[static_cast<size_t>(row[i])] = 1;
+  }
+  return std::memchr(seen.data(), 0, seen.size()) == nullptr;
+}
+
 void check_permutation(const Call& call, const Tensor& perm) {
-  const int64_t n = call.dim('N');
-  call.check_index("perm", perm, n);
   if (!Call::on_host() || is_empty(perm)) return;
+  const int64_t n = call.dim('N');
   int64_t count = 0;
   count_elements(perm, &count);
-  std::vector<uint64_t> seen(static_cast<size_t>(n / 64 + 1));
-  for (int64_t i = 0; i < count; ++i) {
-    if (i % n == 0) std::fill(seen.begin(), seen.end(), uint64_t{0});
-    const int64_t value = perm.as<int64_t>()[i];
-    uint64_t& word = seen[static_cast<size_t>(value / 64)];
-    const uint64_t bit = uint64_t{1} << value % 64;
-    if (word & bit) {
-      call.fail_value("perm", "a permutation in every row",
-                      std::to_string(value) + " a second time at flat position " + std::to_string(i));
-    }
-    word |= bit;
+  const auto* values = perm.as<int64_t>();
+  std::vector<char> seen(static_cast<size_t>(n));
+  for (int64_t first = 0; first < count; first += n) {
+    if (is_permutation(values + first, n, seen)) continue;
+    call.check_index("perm", perm, n);
+    std::fill(seen.begin(), seen.end(), char{0});
+    int64_t i = first;
+    while (!seen[static_cast<size_t>(values[i])]) seen[static_cast<size_t>(values[i++])] = 1;
+    call.fail_value("perm", "a permutation in every row",
+                    std::to_string(values[i]) + " a second time at flat position " + std::to_string(i));
   }
 }
 
