@@ -15,30 +15,13 @@ from tokernel import ops
 from torch import Tensor
 
 from bench import merge_torch as plain
+from bench.arrays import DTYPES, RELATIVE
+from bench.arrays import agree as _agree
+from bench.arrays import bytes_of as _bytes
+from bench.arrays import randn as _randn
 from bench.core import Case, Floor, Work
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TWO_THREADS = Floor("speedup", 1.8)
-# Rounding of the peers, which compute in the dtype itself; ours accumulate in fp32.
-RELATIVE = {torch.float32: 1e-4, torch.bfloat16: 4e-2}
-
-
-def _randn(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def _bytes(*tensors: Tensor) -> float:
-    return float(sum(t.numel() * t.element_size() for t in tensors))
-
-
-def _agree(ours: Any, peer: Any) -> None:
-    """Compare tensors, or tuples of them, within the rounding of the dtype."""
-    if isinstance(ours, Tensor):
-        ours, peer = (ours,), (peer,)
-    for mine, theirs in zip(ours, peer, strict=True):
-        bound = RELATIVE.get(mine.dtype, 0.0) if mine.dtype == theirs.dtype else RELATIVE[torch.bfloat16]
-        scale = max(1.0, float(theirs.abs().max())) if theirs.numel() else 1.0
-        torch.testing.assert_close(mine.float(), theirs.float(), rtol=bound, atol=bound * scale)
 
 
 def _scores_agree(ours: tuple[Tensor, Tensor], peer: tuple[Tensor, Tensor]) -> None:

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cases of the cluster family."""
+
+from __future__ import annotations
+
+from bench import cluster_order
+from bench.core import Case
+
+
+def cases() -> list[Case]:
+    """Every case of the family, in the order of the table."""
+    return cluster_order.cases()
