@@ -44,7 +44,7 @@ void one_head(const AttentionBackwardArgs& a, int64_t b, int64_t h, Sums* sums) 
     const double grad_lse = a.grad_lse ? number_at(a.grad_lse, a.dtype, row) : 0.0;
     const double centre = dot(grad, row_of<T>(a.out, b, h, i), width) - grad_lse;
     for (int64_t j = 0; j < keys; ++j) {
-      if (!policy.allowed(i, j)) continue;
+      if (!policy.allowed(i, j) || bias_of(a.key_bias, b, h, j) == kMinusInfinity) continue;
       const T* k = row_of<T>(a.k, b, g, j);
       const T* v = row_of<T>(a.v, b, g, j);
       const double score = a.scale * dot(q, k, width) + bias_of(a.key_bias, b, h, j);

@@ -153,6 +153,7 @@ class QueryTile {
     for (int64_t i = 0; i < rows_; ++i) {
       if (!counts(i)) continue;
       for (int64_t j = span.begin; j < span.end; ++j) {
+        if (bias && bias[j] == -__builtin_inff()) continue;
         if (policy.allowed(tile_.begin + i, j)) add_pair(i, j, keys, bias ? bias[j] : 0.0f, grad_bias);
       }
     }
