@@ -16,7 +16,7 @@ std::vector<double> scores_of(const AttentionArgs& a, const P& policy, int64_t b
   const int64_t group = h / (a.shape.heads / a.shape.groups);
   std::vector<double> scores(a.shape.extents.keys, kMinusInfinity);
   for (int64_t j = 0; j < a.shape.extents.keys; ++j) {
-    if (!policy.allowed(i, j)) continue;
+    if (!policy.allowed(i, j) || bias_of(a.key_bias, b, h, j) == kMinusInfinity) continue;
     const double product = dot(row_of<T>(a.q, b, h, i), row_of<T>(a.k, b, group, j), a.shape.width);
     scores[j] = a.scale * product + bias_of(a.key_bias, b, h, j);
   }

@@ -128,7 +128,7 @@ def naive_gradients(inputs, grad, grad_lse, seen, bias=None, extra=0.0, dtype=No
 
 
 def magnitudes(inputs, grad, grad_lse, seen, bias, extra):
-    """Sums of the absolute values of everything that is added up, a number a gradient: what roundings are relative to."""
+    """Return the largest sum of absolute values behind each gradient: what roundings are relative to."""
     leaves = [t.double() for t in (*inputs, *(() if bias is None else (bias,)))]
     share = inputs[0].shape[1] // max(inputs[1].shape[1], 1)
     o, lse = naive(*leaves[:3], seen, *leaves[3:], extra=extra)

@@ -10,8 +10,17 @@ torch = pytest.importorskip("torch", reason="the oracle is torch autograd")
 
 from backward_cases import DTYPES, case, disc, magnitudes, naive_gradients, policies, tree
 
+from conftest import HOST_BACKENDS
+
 import tokernel
 from tokernel.kernels.attention import BlockMap, Causal, Dense, Mask, Segments, attention, attention_backward
+
+
+@pytest.fixture(params=[name for name in HOST_BACKENDS if name != "simt"])
+def backend(request):
+    with tokernel.use_backend(request.param):
+        yield request.param
+
 
 NAMES = list(policies(np.random.default_rng(0), 1, 1, 3, 3))
 # B, H, G, Nq, Nk, D
