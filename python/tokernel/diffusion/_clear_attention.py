@@ -36,10 +36,9 @@ def disc_neighbours(H: int, W: int, r: float) -> Tensor:
     """
     _check_grid("disc_neighbours", H, W, r)
     reach = math.ceil(r)
-    # Extents below the reach cut the disc; an empty grid has no offsets at all.
     tall, wide = min(reach, H), min(reach, W)
-    dy, dx = torch.meshgrid(torch.arange(1 - tall, tall), torch.arange(1 - wide, wide), indexing="ij")
-    inside = dy**2 + dx**2 < r * r
+    dy, dx = torch.meshgrid(torch.arange(-tall, tall + 1), torch.arange(-wide, wide + 1), indexing="ij")
+    inside = (dy**2 + dx**2 < r * r) & (dy.abs() < H) & (dx.abs() < W)
     return torch.stack([dy[inside], dx[inside]], 1)
 
 

@@ -58,7 +58,8 @@ class ClearAttnProcessor(nn.Module):
         self.proportional = proportional
         self.spatial_weight = nn.Parameter(torch.full((d, d), 1 / d**2)) if d > 1 else None
 
-    def forward(
+    # Not forward: diffusers reads from this signature which arguments of joint_attention_kwargs to hand over.
+    def __call__(
         self,
         attn: Any,
         hidden_states: Tensor,
