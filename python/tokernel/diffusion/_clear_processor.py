@@ -27,7 +27,8 @@ class ClearAttnProcessor(nn.Module):
         d: factor of the pooling, 1 for none.
         grid: (H, W) of the image in tokens (pixels / 16), used by calls that name none. Name it in a call through
             ``joint_attention_kwargs={"grid": (H, W)}`` of the model.
-        text_length: T, the number of text tokens, likewise; None takes what precedes the image in the sequence.
+        text_length: T, the number of text tokens, likewise; None takes what precedes the image in
+            the sequence.
         proportional: None for logits scaled by 1 / sqrt(D); a number switches proportional attention on and is the
             factor of S in ``log(mult * S)``: the official code has 1 without and 10 with pooling.
 
@@ -174,7 +175,8 @@ def patch_transformer(
     """Give every attention of a diffusers Flux or SD3 transformer a :class:`ClearAttnProcessor`.
 
     ``unpatch(model)`` or ``handle.unpatch()`` puts the former processors back; parameters of the model are never
-    touched. Released checkpoints of the paper load with ``model.load_state_dict(weights, strict=False)`` afterwards.
+    touched. Weights that the official training code saves have the names that parameters have after patching, and load
+    with ``model.load_state_dict(weights, strict=False)``; the released files were not tried (unverified).
 
     Args:
         model: ``FluxTransformer2DModel``, ``SD3Transformer2DModel``, or a pipeline with one.
