@@ -172,6 +172,23 @@ def _attention() -> dict[str, Cost]:
     }
 
 
+def _attention_around() -> dict[str, Cost]:
+    """Maps held against a teacher's (a layer of SiT-XL and DINOv2-B), and 576 places that share 195 tokens (LLaVA)."""
+    batch, heads, tokens, student, teacher = 8, 12, 256, 72, 64
+    case, pairs, rows = "B=8 H=12 N=256 D=72, 64 fp32", batch * heads * tokens * tokens, batch * heads * tokens
+    vectors = 2.0 * rows * (student + teacher) * F32
+    places, shared, layer_heads, width = 576, 195, 32, 128
+    moved = layer_heads * (places + shared) * width * BF16 + places * (I64 + 2.0 * width * F32)
+    return {
+        "attention_map_ce_kernel": Cost(case, vectors + 3.0 * rows * F32, 2.0 * pairs * (student + teacher)),
+        "attention_map_ce_backward_kernel": Cost(
+            f"{case}, one side", vectors + rows * (3 + student) * F32, 2.0 * pairs * (2 * student + teacher)
+        ),
+        "rope_gather_kernel": Cost("H=32, 576 places of 195 tokens, D=128 bf16", moved),
+        "rope_scatter_kernel": Cost("H=32, 576 places to 195 tokens, D=128 bf16", moved),
+    }
+
+
 COSTS: dict[str, Cost] = {
     **_rows(),
     **_matching(),
@@ -180,4 +197,5 @@ COSTS: dict[str, Cost] = {
     **_compaction(),
     **_clusters(),
     **_attention(),
+    **_attention_around(),
 }

@@ -19,10 +19,11 @@ __device__ __forceinline__ int64_t running_sum(int64_t x, int lane) {
   return x;
 }
 
-static __global__ void __launch_bounds__(kOffsetThreads)
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads)
     block_offsets_kernel(const int64_t* sizes, int64_t* offsets, int64_t rows, int64_t blocks, int64_t total) {
   const int lane = threadIdx.x % 32;
-  const int64_t row = (int64_t{blockIdx.x} * kOffsetThreads + threadIdx.x) / 32;
+  const int64_t row = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / 32;
   if (row >= rows) return;
   int64_t* to = offsets + row * (blocks + 1);
   int64_t before = 0;
