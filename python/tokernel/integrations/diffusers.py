@@ -18,13 +18,13 @@ from tokernel.integrations._patch import Original, Patch, unpatch
 __all__ = ["BlockPatch", "denoiser_of"]
 
 
-def denoiser_of(model: Any) -> nn.Module:
+def denoiser_of(model: Any, caller: str = "patch_diffusion") -> nn.Module:
     """Find the denoising network: the model itself, or the ``unet`` or ``transformer`` of a pipeline."""
     for candidate in (model, getattr(model, "unet", None), getattr(model, "transformer", None)):
         if isinstance(candidate, nn.Module) and blocks_of(candidate):
             return candidate
     raise ValueError(
-        f"patch_diffusion: model expected a diffusers pipeline, or a network with BasicTransformerBlock inside; "
+        f"{caller}: model expected a diffusers pipeline, or a network with BasicTransformerBlock inside; "
         f"got {type(model).__name__}"
     )
 
