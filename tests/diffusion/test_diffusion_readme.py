@@ -34,3 +34,10 @@ def test_the_snippets_run(capsys: pytest.CaptureFixture[str]):
     assert "0.68% of the pairs at 8192 x 8192" in printed
     assert names["local"].shape == (1, 2, 101, 16)
     assert names["loss"].total.isfinite()
+    assert "4.7% of global attention" in printed
+    assert names["prediction"].shape == (2, 8, 32, 32)
+    assert names["proxies"].shape == (2, 64, 64)
+    assert names["mixed"].shape == names["windows"].shape
+    assert "torch.Size([16, 1, 2, 2])" in printed
+    assert names["keys"].shape == (1, 12, 32)
+    assert names["code"].shape == (1024, 16)

@@ -7,6 +7,8 @@ from types import ModuleType
 # Imported on first use: the papers need torch, the registry that describes them does not.
 __all__ = [
     "clear",
+    "pixart_sigma",
+    "qihoo_t2x",
 ]
 
 
