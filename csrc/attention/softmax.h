@@ -1,37 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The online softmax of a tile of rows, in base 2. Included by per-ISA files only.
 #pragma once
+#include "attention/exp2.h"
 #include "attention/key_tile.h"
-#include "core/simd.h"
 
 namespace tk::attention {
 namespace {
-
-// 2^x to 2 ulp for x up to 126; 0 below -125, NaN stays NaN.
-TK_INLINE vf exp2(vf x) {
-#if defined(__AVX512F__)
-  const vf n = (vf)_mm512_maskz_roundscale_ps(kAllLanes, (__m512)x, kNearest);
-  const vf r = x - n;
-#else
-  // Adding and subtracting 1.5 * 2^23 rounds to an integer, and leaves it in the low bits.
-  const vf floored = max(set(-126.0f), x);
-  const vf shifted = floored + 12582912.0f;
-  const vf r = floored - (shifted - 12582912.0f);
-#endif
-  vf p = set(1.326472066e-03f);
-  p = fma(p, r, set(9.671513597e-03f));
-  p = fma(p, r, set(5.550733770e-02f));
-  p = fma(p, r, set(2.402224207e-01f));
-  p = fma(p, r, set(6.931469776e-01f));
-  p = fma(p, r, set(1.0f));
-#if defined(__AVX512F__)
-  const __mmask16 seen = _mm512_cmp_ps_mask((__m512)x, (__m512)set(-125.0f), _CMP_NLT_UQ);
-  return (vf)_mm512_maskz_scalef_ps(seen, (__m512)p, (__m512)n);
-#else
-  const vf scaled = (vf)((vi)p + ((vi)shifted << 23));
-  return select(x == x, select(x < -125.0f, zero(), scaled), x);
-#endif
-}
 
 // Of the rows of a tile of queries; arrays are padded to a multiple of W.
 struct RunningRows {
