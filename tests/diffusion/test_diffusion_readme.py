@@ -31,6 +31,8 @@ def test_the_snippets_run(capsys: pytest.CaptureFixture[str]):
     for snippet in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(compile(snippet, "README.md", "exec"), names)
     printed = capsys.readouterr().out
+    assert "of the pairs computed" in printed
+    assert names["out"].shape == (2, 4, 192, 32)
     assert "0.68% of the pairs at 8192 x 8192" in printed
     assert names["local"].shape == (1, 2, 101, 16)
     assert names["loss"].total.isfinite()

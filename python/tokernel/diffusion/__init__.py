@@ -9,6 +9,7 @@ __all__ = [
     "clear",
     "pixart_sigma",
     "qihoo_t2x",
+    "svg2",
 ]
 
 

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from tokernel.diffusion._clear_attention import local_disc_attention, local_disc_attention_down, proportional_scale
-from tokernel.integrations.processors import ProcessorPatch, merge_heads, project, rotate, split_heads, transformer_of
+from tokernel.integrations.processors import (
+    ProcessorPatch,
+    merge_heads,
+    normalise,
+    project,
+    rotate,
+    split_heads,
+    transformer_of,
+)
 
 __all__ = ["ClearAttnProcessor", "ClearPatch", "patch_transformer"]
 
@@ -74,10 +82,10 @@ class ClearAttnProcessor(nn.Module):
         if attention_mask is not None:
             raise ValueError("ClearAttnProcessor: attention_mask expected None; got a mask")
         image = [split_heads(x, attn.heads) for x in project(attn, hidden_states)]
-        q, k, v = _normed(image, attn.norm_q, attn.norm_k)
+        q, k, v = normalise(image, attn.norm_q, attn.norm_k)
         if encoder_hidden_states is not None:
             text = [split_heads(x, attn.heads) for x in project(attn, encoder_hidden_states, added=True)]
-            text = _normed(text, attn.norm_added_q, attn.norm_added_k)
+            text = normalise(text, attn.norm_added_q, attn.norm_added_k)
             q, k, v = (torch.cat(pair, 2) for pair in zip(text, (q, k, v), strict=True))
         if image_rotary_emb is not None:
             q, k = rotate(q, image_rotary_emb), rotate(k, image_rotary_emb)
@@ -125,11 +133,6 @@ class ClearAttnProcessor(nn.Module):
 
     def extra_repr(self) -> str:
         return f"r={self.r}, d={self.d}, grid={self.grid}, text_length={self.text_length}"
-
-
-def _normed(qkv: list[Tensor], norm_q: Any, norm_k: Any) -> list[Tensor]:
-    q, k, v = qkv
-    return [q if norm_q is None else norm_q(q), k if norm_k is None else norm_k(k), v]
 
 
 def _project_out(attn: Any, x: Tensor) -> Tensor:

@@ -7,6 +7,19 @@ from tokernel.papers import Paper
 
 PAPERS: tuple[Paper, ...] = (
     Paper(
+        slug="svg2",
+        title="Sparse VideoGen2: Accelerate Video Generation with Sparse Attention via Semantic-Aware Permutation",
+        arxiv="2505.18875",
+        venue="NeurIPS 2025",
+        module="tokernel.diffusion.svg2",
+        official_repo="svg-project/Sparse-VideoGen",
+        licence="Apache-2.0",
+        verified_against="repo",
+        status="complete",
+        notes="With processors for Wan, HunyuanVideo and Cosmos, and the settings of the released scripts. Batches of "
+        "any size, where the official code takes one sample; norms of k-means are float32.",
+    ),
+    Paper(
         slug="clear",
         title="CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up",
         arxiv="2412.16112",

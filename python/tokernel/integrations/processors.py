@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tokernel.integrations._patch import Patch, unpatch
 
-__all__ = ["ProcessorPatch", "merge_heads", "project", "rotate", "split_heads", "transformer_of"]
+__all__ = ["ProcessorPatch", "merge_heads", "normalise", "project", "rotate", "split_heads", "transformer_of"]
 
 
 def transformer_of(op: str, model: Any, kinds: tuple[str, ...]) -> Any:
@@ -60,6 +60,12 @@ def project(attention: Any, x: Tensor, added: bool = False) -> list[Tensor]:
         return list(fused(x).chunk(3, -1))
     names = ("add_q_proj", "add_k_proj", "add_v_proj") if added else ("to_q", "to_k", "to_v")
     return [getattr(attention, name)(x) for name in names]
+
+
+def normalise(qkv: list[Tensor], norm_q: Any, norm_k: Any) -> list[Tensor]:
+    """Queries and keys through their norms, where there are any."""
+    q, k, v = qkv
+    return [q if norm_q is None else norm_q(q), k if norm_k is None else norm_k(k), v]
 
 
 def rotate(x: Tensor, embedding: tuple[Tensor, Tensor], unbind_dim: int = -1) -> Tensor:
