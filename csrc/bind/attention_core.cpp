@@ -16,6 +16,7 @@ py::object attention_(py::handle q_, py::handle k_, py::handle v_, std::string_v
   Call call("attention");
   const HeadArgs heads = take_heads(call, q_, k_);
   const Tensor v = take_like(call, "v", v_, heads.q, "B G M D");
+  call.check_finite("v", v);
   const attention::Policy policy = take_policy(call, kind, numbers, arrays);
   const attention::KeyBias bias = take_key_bias(call, key_bias);
   const double scale_value = scale_of(call, scale);

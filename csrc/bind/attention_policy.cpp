@@ -163,6 +163,8 @@ HeadArgs take_heads(Call& call, py::handle q_, py::handle k_) {
   if (call.dim('D') < 1 || call.dim('D') > kMostWidth) {
     call.fail_value("q", "a head width from 1 to " + std::to_string(kMostWidth), std::to_string(call.dim('D')));
   }
+  call.check_finite("q", a.q);
+  call.check_finite("k", a.k);
   a.shape = {call.dim('B'), heads, groups, {call.dim('N'), call.dim('M')}, call.dim('D')};
   return a;
 }

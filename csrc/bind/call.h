@@ -84,6 +84,8 @@ class Call {
   void check_index(const char* name, const Tensor& index, int64_t high, int64_t low = 0) const;
   // Offsets start at 0, never decrease, and end at `total` (per row of the last extent); host only.
   void check_offsets(const char* name, const Tensor& offsets, int64_t total) const;
+  // No NaN and no infinity, where the caller asked for that (set_check_finite) and the memory is on the host.
+  void check_finite(const char* name, const Tensor& x) const;
   // A count or size given as a Python (or NumPy) integer, at least `low`.
   int64_t integer(const char* name, py::handle object, int64_t low) const;
   // A finite number in [low, high].
@@ -160,6 +162,8 @@ class Call {
   py::object workspace_owner_;
 };
 
+// Whether check_finite looks; returns what held before.
+bool set_check_finite(bool enabled);
 // Registers tk::ValueError and tk::TypeError with pybind11 for this extension.
 void register_errors(py::module_& m);
 // Introspection (`describe`), and the hooks through which Python lends memory.

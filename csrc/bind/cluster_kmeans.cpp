@@ -30,7 +30,9 @@ py::object assign(py::handle x_, py::handle centroids_, std::string_view metric_
                   py::handle best_) {
   Call call("assign");
   const Tensor x = call.in("x", x_, kFloat, "B N D");
+  call.check_finite("x", x);
   const Tensor c = call.in("centroids", centroids_, dtype_bit(x.dtype), "B K D");
+  call.check_finite("centroids", c);
   check_clusters(call, "centroids");
   const cluster::Metric metric = metric_of(call, metric_);
   const Tensor labels = call.out("labels", labels_, DType::i64, "B N");
@@ -46,6 +48,7 @@ py::object update(py::handle x_, py::handle labels_, py::handle old_, std::strin
                   py::handle counts_, py::handle shift_) {
   Call call("update");
   const Tensor x = call.in("x", x_, kFloat, "B N D");
+  call.check_finite("x", x);
   const Tensor labels = call.dense("labels", labels_, kIndex, "B N");
   const Tensor old = call.in("old", old_, dtype_bit(x.dtype), "B K D");
   check_clusters(call, "old");
@@ -64,6 +67,7 @@ py::object update(py::handle x_, py::handle labels_, py::handle old_, std::strin
 py::object cluster_sums(py::handle x_, py::handle labels_, py::handle clusters_, std::string_view metric_) {
   Call call("cluster_sums");
   const Tensor x = call.in("x", x_, kFloat, "B N D");
+  call.check_finite("x", x);
   const Tensor labels = call.dense("labels", labels_, kIndex, "B N");
   call.set_count("clusters", 'K', clusters_);
   check_clusters(call, "clusters");
@@ -100,6 +104,7 @@ void check_kmeans(py::handle x_, py::handle k_, py::handle max_iters_, py::handl
                   std::string_view metric_) {
   Call call("kmeans");
   const Tensor x = call.in("x", x_, kFloat, "B N D");
+  call.check_finite("x", x);
   call.set_count("K", 'K', k_);
   check_clusters(call, "K");
   call.check_extents("K", {call.dim('B'), call.dim('K'), call.dim('D')});

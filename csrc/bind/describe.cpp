@@ -45,6 +45,7 @@ py::dict describe(py::handle object) {
 
 void bind_call(py::module_& m) {
   m.def("describe", &describe);
+  m.def("set_check_finite", &set_check_finite);
   bind_allocator(m);
 }
 

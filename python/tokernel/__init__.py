@@ -19,12 +19,14 @@ import importlib
 from types import ModuleType
 
 from tokernel._backend import backends, get_num_threads, last_backend, set_num_threads, use_backend
+from tokernel._finite import check_finite
 from tokernel._info import info
 from tokernel._version import __version__
 
 __all__ = [
     "__version__",
     "backends",
+    "check_finite",
     "get_num_threads",
     "info",
     "last_backend",
