@@ -18,20 +18,24 @@ H, W, T = 4, 6, 3
 EVERYTHING = math.hypot(H, W)
 
 
-@pytest.fixture
-def flux():
+def tiny_flux(double=2, single=3):
     torch.manual_seed(0)
     return diffusers.FluxTransformer2DModel(
         patch_size=1,
         in_channels=4,
-        num_layers=2,
-        num_single_layers=3,
+        num_layers=double,
+        num_single_layers=single,
         attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=8,
         pooled_projection_dim=8,
         axes_dims_rope=(4, 4, 8),
     ).eval()
+
+
+@pytest.fixture
+def flux():
+    return tiny_flux()
 
 
 def tiny_sd3(dual_attention_layers=(0,), qk_norm="rms_norm"):
@@ -224,6 +228,16 @@ def test_copies_are_patched_and_independent(flux, duplicate):
     unpatch(twin)
     assert torch.equal(denoise(twin), dense)
     assert torch.equal(denoise(flux), local)
+
+
+@torch.no_grad()
+def test_compiled_equals_eager_and_follows_the_handle():
+    flux = tiny_flux(1, 1)
+    handle = clear.patch_transformer(flux, 2, 2, grid=(H, W), text_length=T)
+    compiled = torch.compile(flux, backend="eager")
+    for r in (2, 1):
+        handle.set(r=r)
+        torch.testing.assert_close(denoise(compiled), denoise(flux), atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -223,6 +223,18 @@ def test_other_resolutions_go_on_with_the_centroids(wan):
 
 
 @torch.no_grad()
+def test_compiled_equals_eager(wan):
+    config = svg2.Svg2Config(4, 5, 0.3, 0.0, 3, first_layers=0, first_times=0.5)
+    handle = svg2.patch_video(wan, config, STEPS)
+    eager = [denoise(wan, time) for time in STEPS.timesteps.tolist()]
+    handle.reset()
+    compiled = torch.compile(wan, backend="eager")
+    for time, expected in zip(STEPS.timesteps.tolist(), eager, strict=True):
+        torch.testing.assert_close(denoise(compiled, time), expected, atol=1e-6, rtol=1e-5)
+    assert isinstance(handle.attention.iterations[0][0], int)
+
+
+@torch.no_grad()
 def test_half_precision(wan):
     wan.to(torch.bfloat16)
     svg2.patch_video(wan, SPARSE)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tokernel.diffusion._svg2_config import NEVER_DENSE
+from tokernel.integrations._patch import eager
 from tokernel.kernels.cluster import KMeans
 from tokernel.ops import (
     BlockMap,
@@ -258,6 +259,7 @@ class SemanticAwareAttention:
         first = isinstance(number, int) and number < self.dense_layers
         return first or (timestep is not None and timestep > self.dense_above)
 
+    @eager
     def __call__(
         self,
         q: Tensor,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tokernel.diffusion._svg2_attention import SemanticAwareAttention
 from tokernel.diffusion._svg2_config import Svg2Config, dense_above, dense_layers
-from tokernel.integrations._patch import Original
+from tokernel.integrations._patch import Original, eager
 from tokernel.integrations.processors import (
     ProcessorPatch,
     merge_heads,
@@ -160,6 +160,7 @@ class Svg2Patch(ProcessorPatch):
         """Share of the pairs of video tokens computed in the last sparse step, averaged over layers and heads."""
         return self.attention.mean_density()
 
+    @eager
     def begin(self, timestep: Any) -> None:
         """A forward pass of the model begins."""
         if self.config.first_times > 0:

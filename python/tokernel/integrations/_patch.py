@@ -9,13 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
-__all__ = ["Original", "Patch", "is_patched", "patch_of", "unpatch"]
+__all__ = ["Original", "Patch", "eager", "is_patched", "patch_of", "unpatch"]
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 _HANDLE = "_tokernel_patch"
+
+
+def eager(method: Method) -> Method:
+    """Keep a method out of compiled graphs: it draws numbers and decides in Python. What it decides on is compiled."""
+    kept_out: Method = torch.compiler.disable(method)
+    return kept_out
 
 
 class Original:

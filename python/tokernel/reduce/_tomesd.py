@@ -5,26 +5,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tokernel.integrations._patch import eager
 from tokernel.integrations.diffusers import BlockPatch, denoiser_of
 from tokernel.ops import MergePlan, match_2d
 
 __all__ = ["DiffusionPatch", "grid_at", "patch_diffusion"]
 
 
-Method = TypeVar("Method", bound=Callable[..., Any])
-
 _PARTS = {"attn": "attn1", "cross": "attn2", "mlp": "ff"}
-
-
-def _eager(method: Method) -> Method:
-    """Keep a method out of compiled graphs: it draws numbers and decides in Python. What it decides on is compiled."""
-    kept_out: Method = torch.compiler.disable(method)
-    return kept_out
 
 
 def grid_at(height: int, width: int, tokens: int) -> tuple[int, int, int]:
@@ -67,7 +60,7 @@ class DiffusionPatch(BlockPatch):
         self._random: torch.Generator | None = None
         self._seed = 0
 
-    @_eager
+    @eager
     def begin(self) -> None:
         # Our own stream, begun where the global one stands: images stay the same functions of the user's seed, and
         # drawing partitions does not move it. One seed a step and block: recomputing a block meets the same partition.
@@ -76,7 +69,7 @@ class DiffusionPatch(BlockPatch):
             self._random.set_state(torch.get_rng_state())
         self._seed = int(torch.randint(2**62, (), generator=self._random))
 
-    @_eager
+    @eager
     def plan(self, index: int, x: Tensor) -> MergePlan | None:
         if self.grid is None or x.dim() != 3:
             return None
