@@ -39,12 +39,17 @@ class _Processor:
         self.attention = attention
         self.layer = layer
 
-    def refuse(self, name: str, value: Any) -> None:
+    def attend(self, attn: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend and project: (B, H, S, D) to (B, S, C)."""
+        out: Tensor = attn.to_out[1](attn.to_out[0](merge_heads(self.attention(q, k, v, self.layer))))
+        return out
+
+    def refuse(self, **values: Any) -> None:
         """Only self-attention without a mask can be clustered."""
-        if value is not None:
-            raise ValueError(
-                f"{type(self).__name__}: {name} expected None in self-attention; got a {type(value).__name__}"
-            )
+        for name, value in values.items():
+            if value is not None:
+                own, kind = type(self).__name__, type(value).__name__
+                raise ValueError(f"{own}: {name} expected None in self-attention; got a {kind}")
 
 
 class Svg2WanAttnProcessor(_Processor):
@@ -59,16 +64,14 @@ class Svg2WanAttnProcessor(_Processor):
         rotary_emb: Rotary | None = None,
     ) -> Tensor:
         """Attend, as the processor this one stands in for."""
-        self.refuse("encoder_hidden_states", encoder_hidden_states)
-        self.refuse("attention_mask", attention_mask)
+        self.refuse(encoder_hidden_states=encoder_hidden_states, attention_mask=attention_mask)
         q, k, v = project(attn, hidden_states)
         # Wan normalises queries and keys across heads.
         q, k, v = (split_heads(x, attn.heads) for x in (attn.norm_q(q), attn.norm_k(k), v))
         if rotary_emb is not None:
             cos, sin = (x[0, :, 0] for x in rotary_emb)  # (1, S, 1, D)
             q, k = (rotate(x, (cos, sin)) for x in (q, k))
-        out: Tensor = attn.to_out[1](attn.to_out[0](merge_heads(self.attention(q, k, v, self.layer))))
-        return out
+        return self.attend(attn, q, k, v)
 
 
 class Svg2CosmosAttnProcessor(_Processor):
@@ -83,15 +86,13 @@ class Svg2CosmosAttnProcessor(_Processor):
         image_rotary_emb: Rotary | None = None,
     ) -> Tensor:
         """Attend, as the processor this one stands in for."""
-        self.refuse("encoder_hidden_states", encoder_hidden_states)
-        self.refuse("attention_mask", attention_mask)
+        self.refuse(encoder_hidden_states=encoder_hidden_states, attention_mask=attention_mask)
         q, k, v = normalise(
             [split_heads(x, attn.heads) for x in project(attn, hidden_states)], attn.norm_q, attn.norm_k
         )
         if image_rotary_emb is not None:
             q, k = (rotate(x, image_rotary_emb, unbind_dim=-2) for x in (q, k))
-        out: Tensor = attn.to_out[1](attn.to_out[0](merge_heads(self.attention(q, k, v, self.layer))))
-        return out
+        return self.attend(attn, q, k, v)
 
 
 class Svg2HunyuanVideoAttnProcessor(_Processor):
