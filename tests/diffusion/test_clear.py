@@ -46,6 +46,7 @@ def by_hand(H, W, T, r, d):
     return torch.tensor([[sees(query, key) for key in tokens + cells] for query in tokens])
 
 
+@pytest.mark.usefixtures("backend")
 class TestGolden:
     @pytest.mark.parametrize("name", ["local_r3", "local_prop"])
     def test_plain(self, golden, name):

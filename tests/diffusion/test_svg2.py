@@ -63,6 +63,7 @@ def sparse(q, k, v, labels_q, labels_k, M):
     return svg2.inverse_permute(svg2.varblock_sparse_attention(q, k, v, M, rows, columns), order)
 
 
+@pytest.mark.usefixtures("backend")
 class TestGolden:
     @pytest.mark.parametrize("name", ["kmeans_2iter", "kmeans_converge"])
     def test_kmeans(self, golden, name):

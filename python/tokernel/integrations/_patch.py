@@ -96,7 +96,7 @@ def patch_of(model: Any) -> Patch | None:
 
 
 def unpatch(model: Any) -> None:
-    """Undo ``patch_vit`` or ``patch_diffusion`` exactly, on the model or pipeline that was patched.
+    """Undo any patch of this package exactly, on the model or pipeline that was patched.
 
     The methods are the former ones, nothing is left on any module, parameters and buffers were never touched. A model
     that is not patched is left as it is.
