@@ -442,6 +442,31 @@ class TestEdges:
         out, order = svg2.permute_by_labels(q, torch.zeros(1, 2, 0, dtype=torch.int64))
         assert out.shape == q.shape
         assert order.shape == (1, 2, 0)
+        assert svg2.SemanticAwareAttention(3, 4)(q, k, v).shape == q.shape
+
+    def test_no_video(self):
+        q, k, v = qkv(6)
+        ours = svg2.SemanticAwareAttention(3, 4)
+        out = ours(q, k, v, prompt_length=4, context_length=6)
+        torch.testing.assert_close(out[:, :, :4], dense(*(x[:, :, :4] for x in (q, k, v))), atol=1e-6, rtol=0)
+        assert ours.centroids == {}
+
+    @pytest.mark.parametrize("shape", [(0, 2), (2, 0)])
+    def test_no_samples_and_no_heads(self, shape):
+        q = torch.zeros(*shape, 9, 8)
+        assert svg2.SemanticAwareAttention(3, 4)(q, q, q).shape == q.shape
+
+    def test_a_nan_stays_in_its_head_and_of_a_query_in_its_row(self):
+        clean = svg2.SemanticAwareAttention(3, 4)(*qkv(12))
+        for spoiled in range(2):
+            tensors = qkv(12)
+            tensors[spoiled][0, 0, 3] = math.nan
+            bad = svg2.SemanticAwareAttention(3, 4)(*tensors).isnan().any(-1)
+            assert bad[0, 0].any()
+            assert not bad[0, 1].any()
+            if spoiled == 0:
+                assert bad[0, 0].nonzero().tolist() == [[3]]
+        assert clean.isfinite().all()
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_half_precision(self, dtype):

@@ -289,7 +289,7 @@ class SemanticAwareAttention:
         """
         video = self._check(q, k, v, context_length)
         dense = self.is_dense(layer, timestep)
-        if dense and not self.zero_step_kmeans_init:
+        if video == 0 or (dense and not self.zero_step_kmeans_init):
             return _attend_dense(q, k, v, video, prompt_length, context_length)
         queries, keys = self._cluster(layer, q[:, :, :video], k[:, :, :video])
         if dense:
