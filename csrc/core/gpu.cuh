@@ -62,7 +62,8 @@ inline void launch(void (*kernel)(Params...), const simt::Grid& grid, dim3 block
                    Args... args) {
   const auto bound = [=] { kernel(static_cast<Params>(args)...); };
   const auto call = [](const void* object) { (*static_cast<const decltype(bound)*>(object))(); };
-  simt::run_grid(grid, block, dynamic_shared, simt::Body{call, &bound, sizeof bound});
+  simt::run_grid(grid, block, dynamic_shared,
+                 simt::Body{call, &bound, sizeof bound, reinterpret_cast<const void*>(kernel)});
 }
 #endif
 

@@ -2,6 +2,7 @@
 // cp.async: performed at once or as late as its wait, by the timing of the run.
 #include <cstring>
 
+#include "simt/banks.h"
 #include "simt/executor.h"
 #include "simt/race.h"
 
@@ -32,6 +33,7 @@ void copy_async(void* shared, const void* global, bool valid, Site at) {
   }
   if (valid) race::note_read(global, kCopyBytes, pc);
   race::begin_copy(shared, kCopyBytes, pc);
+  if (banks::counting) banks::note(shared, kCopyBytes, pc, banks::Kind::copy);
   m.copies[m.self].push_back(PendingCopy{shared, global, valid, m.copy_group[m.self]});
   if (m.timing != CopyTiming::at_issue) return;
   if (valid) {

@@ -4,9 +4,11 @@
 #include <pybind11/stl.h>
 
 #include "core/error.h"
+#include "simt/banks.h"
 #include "simt/executor.h"
 #include "simt/selftest/selftest.h"
 #include "simt/settings.h"
+#include "simt/where.h"
 
 namespace tk::bind {
 namespace py = pybind11;
@@ -68,6 +70,10 @@ void set_access_limit(uint64_t limit) {
   locked([&] { simt::settings().access_limit = limit; });
 }
 
+void count_bank_conflicts(bool on) {
+  locked([&] { simt::settings().count_banks = on; });
+}
+
 py::dict options() {
   const Options now = locked([] { return simt::settings(); });
   py::list schedules;
@@ -79,6 +85,7 @@ py::dict options() {
   d["copy_timings"] = timings;
   d["race_detector"] = kDetectors[static_cast<int>(now.detector)];
   d["access_limit"] = now.access_limit;
+  d["count_bank_conflicts"] = now.count_banks;
   d["switching"] = kSwitchings[static_cast<int>(now.switching)];
   return d;
 }
@@ -98,15 +105,38 @@ py::dict statistics() {
   return d;
 }
 
+// One entry for each place of a kernel that used shared memory.
+py::list bank_conflicts() {
+  static constexpr const char* kKinds[] = {"read", "write", "atomic", "cp.async", "ldmatrix"};
+  const std::vector<simt::banks::Place> places = locked([] { return simt::banks::places(); });
+  py::list all;
+  for (const simt::banks::Place& place : places) {
+    py::dict d;
+    d["kernel"] = simt::kernel_name(place.kernel);
+    d["line"] = simt::source_line(place.pc);
+    d["access"] = kKinds[static_cast<int>(place.kind)];
+    d["bytes"] = place.bytes;
+    d["instructions"] = place.instructions;
+    d["wavefronts"] = place.wavefronts;
+    d["extra_wavefronts"] = place.wavefronts - place.least;
+    d["worst"] = place.worst;
+    all.append(d);
+  }
+  return all;
+}
+
 void reset_statistics() {
-  locked([] { simt::machine().statistics = {}; });
+  locked([] {
+    simt::machine().statistics = {};
+    simt::banks::reset();
+  });
 }
 
 std::vector<simt::selftest::Case> selftests() {
   namespace st = simt::selftest;
   std::vector<st::Case> all;
   for (const auto cases : {st::barrier_cases(), st::warp_cases(), st::memory_cases(), st::block_cases(),
-                           st::copy_cases(), st::tensor_cases(), st::speed_cases()}) {
+                           st::copy_cases(), st::tensor_cases(), st::bank_cases(), st::speed_cases()}) {
     all.insert(all.end(), cases.begin(), cases.end());
   }
   return all;
@@ -137,6 +167,8 @@ void bind_simt(py::module_& m) {
   m.def("set_switching", &set_switching);
   m.def("set_access_limit", &set_access_limit);
   m.def("options", &options);
+  m.def("count_bank_conflicts", &count_bank_conflicts);
+  m.def("bank_conflicts", &bank_conflicts);
   m.def("statistics", &statistics);
   m.def("reset_statistics", &reset_statistics);
   m.def("selftest_names", &selftest_names);

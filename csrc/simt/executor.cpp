@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string_view>
 
+#include "simt/banks.h"
 #include "simt/race.h"
 #include "simt/where.h"
 
@@ -90,6 +91,7 @@ void release_barrier() {
     ++m.ready;
   }
   race::order_block();
+  if (banks::counting) banks::finish_block();
   begin_round();
 }
 
@@ -188,6 +190,7 @@ void run_block(uint64_t block) {
   m.accesses = 0;
   m.running = true;
   switch_fiber(m.main, m.fibers[m.self], m.switching);
+  if (banks::counting) banks::finish_block();
 }
 
 // Fibers of a launch that failed are abandoned in the middle of a kernel: they start afresh next time.
@@ -263,6 +266,7 @@ void run_grid(const Grid& grid, dim3 block, size_t dynamic_shared, const Body& b
   prepare_threads(block);
   prepare_fibers();
   race::begin_launch();
+  if (banks::counting) banks::begin_launch();
   const uint64_t blocks = uint64_t{grid.blocks.x} * grid.blocks.y * grid.blocks.z;
   const BlockOrder order(m.schedule, blocks);
   for (uint64_t i = 0; i < blocks; ++i) {

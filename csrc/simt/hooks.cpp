@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "simt/banks.h"
 #include "simt/executor.h"
 #include "simt/race.h"
 #include "simt/where.h"
@@ -18,17 +19,31 @@ TK_HOOK void __tsan_func_exit() {}
 TK_HOOK void __tsan_vptr_update(void**, void*) {}
 TK_HOOK void __tsan_vptr_read(void**) {}
 
-#define TK_ACCESS_HOOK(name, kind, bytes) \
-  TK_HOOK void __tsan_##name(void* address) { tk::simt::race::kind(address, bytes, __builtin_return_address(0)); }
-#define TK_ACCESS_HOOKS(bytes)                                     \
-  TK_ACCESS_HOOK(read##bytes, hook_read, bytes)                    \
-  TK_ACCESS_HOOK(write##bytes, hook_write, bytes)                  \
-  TK_ACCESS_HOOK(unaligned_read##bytes, hook_read, bytes)          \
-  TK_ACCESS_HOOK(unaligned_write##bytes, hook_write, bytes)        \
-  TK_ACCESS_HOOK(volatile_read##bytes, hook_read, bytes)           \
-  TK_ACCESS_HOOK(volatile_write##bytes, hook_write, bytes)         \
-  TK_ACCESS_HOOK(unaligned_volatile_read##bytes, hook_read, bytes) \
-  TK_ACCESS_HOOK(unaligned_volatile_write##bytes, hook_write, bytes)
+namespace {
+
+void access(const void* address, size_t bytes, const void* pc, bool write) {
+  using namespace tk::simt;
+  if (write) {
+    race::hook_write(address, bytes, pc);
+  } else {
+    race::hook_read(address, bytes, pc);
+  }
+  if (banks::counting) banks::note(address, bytes, pc, write ? banks::Kind::write : banks::Kind::read);
+}
+
+}  // namespace
+
+#define TK_ACCESS_HOOK(name, bytes, write) \
+  TK_HOOK void __tsan_##name(void* address) { access(address, bytes, __builtin_return_address(0), write); }
+#define TK_ACCESS_HOOKS(bytes)                                 \
+  TK_ACCESS_HOOK(read##bytes, bytes, false)                    \
+  TK_ACCESS_HOOK(write##bytes, bytes, true)                    \
+  TK_ACCESS_HOOK(unaligned_read##bytes, bytes, false)          \
+  TK_ACCESS_HOOK(unaligned_write##bytes, bytes, true)          \
+  TK_ACCESS_HOOK(volatile_read##bytes, bytes, false)           \
+  TK_ACCESS_HOOK(volatile_write##bytes, bytes, true)           \
+  TK_ACCESS_HOOK(unaligned_volatile_read##bytes, bytes, false) \
+  TK_ACCESS_HOOK(unaligned_volatile_write##bytes, bytes, true)
 TK_ACCESS_HOOKS(1)
 TK_ACCESS_HOOKS(2)
 TK_ACCESS_HOOKS(4)
@@ -36,10 +51,10 @@ TK_ACCESS_HOOKS(8)
 TK_ACCESS_HOOKS(16)
 
 TK_HOOK void __tsan_read_range(void* address, size_t bytes) {
-  tk::simt::race::hook_read(address, bytes, __builtin_return_address(0));
+  access(address, bytes, __builtin_return_address(0), false);
 }
 TK_HOOK void __tsan_write_range(void* address, size_t bytes) {
-  tk::simt::race::hook_write(address, bytes, __builtin_return_address(0));
+  access(address, bytes, __builtin_return_address(0), true);
 }
 
 // ---- what the compiler itself finds wrong; the layouts are those of GCC's and clang's libubsan

@@ -26,6 +26,7 @@ struct Body {
   void (*call)(const void* object);
   const void* object;
   size_t bytes;
+  const void* kernel;  // for reports
 };
 
 // Runs the grid on the calling OS thread. Throws std::runtime_error for everything a kernel may do wrong.

@@ -27,6 +27,7 @@ struct Options {
   std::vector<Schedule> schedules{{Order::forward, 0}, {Order::reverse, 0}, {Order::shuffled, 1}};
   std::vector<CopyTiming> timings{CopyTiming::at_wait, CopyTiming::at_issue};
   Detector detector = Detector::first;
+  bool count_banks = false;                   // in the first run of each call
   uint64_t access_limit = uint64_t{1} << 28;  // of one thread between two synchronisations, while the detector watches
   Switching switching;                        // native where there is a hand-written switch
 

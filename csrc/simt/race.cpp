@@ -6,6 +6,7 @@
 #include <bit>
 #include <vector>
 
+#include "simt/banks.h"
 #include "simt/executor.h"
 #include "simt/report.h"
 #include "simt/shadow.h"
@@ -351,6 +352,7 @@ namespace tk::simt {
 void note_atomic(const void* address, size_t bytes) {
   ++machine().statistics.atomics;
   if (race::watching()) race::check(address, bytes, __builtin_return_address(0), true, true);
+  if (banks::counting) banks::note(address, bytes, __builtin_return_address(0), banks::Kind::atomic);
 }
 
 }  // namespace tk::simt

@@ -3,6 +3,7 @@
 
 #include <iterator>
 
+#include "simt/banks.h"
 #include "simt/executor.h"
 #include "simt/race.h"
 
@@ -24,6 +25,7 @@ void configure(const std::string& op, const Schedule& schedule, CopyTiming timin
   m.timing = timing;
   m.poison = kPoisons[index % std::size(kPoisons)];
   race::watch(options.detector == Detector::all || (options.detector == Detector::first && index == 0));
+  banks::count(options.count_banks && index == 0);
 }
 
 }  // namespace tk::simt

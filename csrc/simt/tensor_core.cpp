@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/dtype.h"
+#include "simt/banks.h"
 #include "simt/executor.h"
 #include "simt/race.h"
 
@@ -70,6 +71,12 @@ void multiply_tile(const uint64_t* lanes, bool bfloat) {
 
 namespace {
 
+void note_banks(const MatrixOperands* const* operands) {
+  const void* rows[32];
+  for (int lane = 0; lane < 32; ++lane) rows[lane] = operands[lane]->row;
+  banks::note_matrices(rows, operands[0]->matrices, operands[0]->pc);
+}
+
 // The lane that receives elements of a row reads them, whoever named the row.
 void note_receivers(const MatrixOperands* const* operands) {
   Machine& m = machine();
@@ -97,6 +104,7 @@ void distribute_matrices(const uint64_t* lanes) {
   const MatrixOperands* operands[32];
   for (int lane = 0; lane < 32; ++lane) operands[lane] = reinterpret_cast<const MatrixOperands*>(lanes[lane]);
   note_receivers(operands);
+  if (banks::counting) note_banks(operands);
   const bool transposed = operands[0]->transposed;
   for (int i = 0; i < operands[0]->matrices; ++i) {
     uint16_t tile[8][8];

@@ -2,6 +2,7 @@
 // Warp collectives: every lane of a mask deposits its operands and parks; the last one computes for all.
 #include <bit>
 
+#include "simt/banks.h"
 #include "simt/executor.h"
 #include "simt/race.h"
 #include "simt/tensor_core.h"
@@ -60,6 +61,7 @@ void release(unsigned warp_index, unsigned group_index, unsigned running_lane) {
   warp.groups[group_index] = warp.groups[--warp.open];
   complete(warp, group);
   if (group.kind == Collective::sync) race::order_lanes(warp_index, group.arrived);
+  if (banks::counting && group.arrived == warp.present) banks::finish_warp(warp_index);
   for_each_lane(group.arrived, [&](unsigned lane) {
     if (lane != running_lane) wake(warp_index * 32 + lane);
   });

@@ -24,6 +24,7 @@ std::span<const Case> memory_cases();
 std::span<const Case> block_cases();
 std::span<const Case> copy_cases();
 std::span<const Case> tensor_cases();
+std::span<const Case> bank_cases();
 std::span<const Case> speed_cases();
 
 // The arguments of one call, as the binding would stage them.
