@@ -87,18 +87,22 @@ __device__ __forceinline__ void score_rows(const CentroidToppMapArgs& a, const T
                                            float* scores) {
   TK_SHARED(query, float[kMapDepth][kMapRows]);
   TK_SHARED(key, float[kMapThreads][kMapDepth + 1]);
+  // Half a warp fetches a row; the halves stand 16 rows apart, where no two of their words share a bank.
   const int d = threadIdx.x % kMapDepth;
-  const int line = threadIdx.x / kMapDepth;
+  const int line = threadIdx.x / 32 + threadIdx.x % 32 / kMapDepth * 16;
+  const int query_row = threadIdx.x % kMapRows;
+  const int query_d = threadIdx.x / kMapRows;
   for (int64_t j0 = 0; j0 < a.keys; j0 += kMapThreads) {
     float sum[kMapRows] = {};
     for (int64_t d0 = 0; d0 < a.width; d0 += kMapDepth) {
-      const bool inside = d0 + d < a.width;
-      for (int j = line; j < kMapThreads; j += kMapThreads / kMapDepth) {
-        key[j][d] = inside && j0 + j < a.keys ? to_float(kc[(j0 + j) * a.k_row_stride + d0 + d]) : 0.0f;
+      for (int i = 0; i < kMapThreads / 16; ++i) {
+        const int j = i / 2 * 32 + i % 2 * 8 + line;
+        const bool present = d0 + d < a.width && j0 + j < a.keys;
+        key[j][d] = present ? to_float(kc[(j0 + j) * a.k_row_stride + d0 + d]) : 0.0f;
       }
-      if (line < kMapRows) {
-        const bool present = inside && first + line < a.queries;
-        query[d][line] = present ? to_float(qc[(first + line) * a.q_row_stride + d0 + d]) : 0.0f;
+      if (query_d < kMapDepth) {
+        const bool present = d0 + query_d < a.width && first + query_row < a.queries;
+        query[query_d][query_row] = present ? to_float(qc[(first + query_row) * a.q_row_stride + d0 + query_d]) : 0.0f;
       }
       __syncthreads();
 #pragma unroll

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bank conflicts of the CUDA kernels, counted by the host executor in small cases: ``python -m bench.gpu_banks``.
+
+Counts, not a model: every access of every lane is seen. What they cannot know is how nvcc groups accesses: one that it
+makes of two, or two of one, count as they are written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_format
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tokernel
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from tokernel import ops
+from tokernel.kernels import attention, cluster, merge
+from torch import Tensor
+
+from bench.arrays import randn
+
+
+@dataclass
+class Count:
+    """Accesses of warps to shared memory: instructions, and the wavefronts that served them."""
+
+    instructions: int = 0
+    wavefronts: int = 0
+    extra_wavefronts: int = 0  # that a layout without conflicts would not need
+    worst: int = 0  # wavefronts of one part of a warp
+    places: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, place: dict[str, Any]) -> None:
+        """Count one place of a kernel in."""
+        self.instructions += place["instructions"]
+        self.wavefronts += place["wavefronts"]
+        self.extra_wavefronts += place["extra_wavefronts"]
+        self.worst = max(self.worst, place["worst"])
+        self.places.append(place)
+
+    @property
+    def share(self) -> float:
+        """Extra wavefronts among all."""
+        return self.extra_wavefronts / self.wavefronts if self.wavefronts else 0.0
+
+
+def _labels(tokens: int, segments: int) -> Tensor:
+    return torch.randint(0, segments, (1, tokens), generator=torch.Generator().manual_seed(1))
+
+
+def _merge_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
+    a, b = randn(1, 130, 64, dtype=dtype), randn(1, 300, 64, dtype=dtype, seed=1)
+    yield lambda: ops.cosine_match(a, b)
+    x, rows = randn(1, 600, 40, dtype=dtype), randn(1, 5000, 8, dtype=dtype)
+    for given, tokens in ((x, 600), (rows, 5000)):
+        ids = _labels(tokens, 90)
+        yield lambda given=given, ids=ids: merge.segment_reduce(given, ids=ids, segments=90)  # type: ignore[misc]
+        scores, offsets = given[0, :, 0].contiguous(), cluster.sort_by_label(ids, 90)[1][0]
+
+        def softmax(scores: Tensor = scores, offsets: Tensor = offsets) -> object:
+            leaf = scores.clone().requires_grad_()
+            return torch.autograd.grad(ops.segment_softmax(leaf, offsets=offsets).float().pow(2).sum(), leaf)
+
+        yield softmax
+    weight, index = torch.rand(1, 600), _labels(600, 90)
+    grad = randn(1, 90, 40, dtype=dtype)
+    yield lambda: merge.segment_reduce_backward(grad, x, ids=index, weight=weight)
+    yield lambda: merge.scatter_add_rows(x, index, 90, weight)
+    yield lambda: merge.scatter_add_rows_backward(grad, x, index, weight)
+    yield lambda: ops.select_edges(randn(1, 300, dtype=torch.float32), _labels(300, 300), 100, 300)
+    yield lambda: ops.compact_rows(torch.rand(2, 3000) < 0.5)
+    tokens, logits = randn(1, 100, 72, dtype=dtype), randn(1, 50, 100, dtype=dtype, seed=2)
+    for over in ("tokens", "targets"):
+
+        def soft(over: str = over) -> object:
+            leaves = [t.clone().requires_grad_() for t in (tokens, logits)]
+            answer = ops.soft_aggregate(*leaves, over=over)
+            y = answer if isinstance(answer, Tensor) else answer[0]
+            return torch.autograd.grad(y.float().pow(2).sum(), leaves)
+
+        yield soft
+    yield lambda: ops.soft_aggregate(tokens, logits.mT.contiguous().mT)
+
+
+def _cluster_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
+    x, centroids = randn(1, 300, 64, dtype=dtype), randn(1, 150, 64, dtype=dtype, seed=1)
+    for metric in ("l2", "cosine"):
+        yield lambda metric=metric: cluster.assign(x, centroids, metric)  # type: ignore[misc]
+        yield lambda metric=metric: cluster.update(x, _labels(300, 150), centroids, metric)  # type: ignore[misc]
+    yield lambda: cluster.sort_by_label(_labels(5000, 300), 300)
+    qc, kc = randn(1, 1, 20, 40, dtype=dtype), randn(1, 1, 300, 40, dtype=dtype, seed=1)
+    size_q, size_k = _labels(20, 9)[None], _labels(300, 9)[None]
+    yield lambda: cluster.map_density(cluster.centroid_topp_map(qc, kc, size_k, 0.9), size_q, size_k)
+
+
+def _attention_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
+    for width in (32, 64, 128, 256):
+        q, k, v = (randn(1, 1, n, width, dtype=dtype, seed=n) for n in (70, 140, 141))
+        yield lambda q=q, k=k, v=v: attention.attention(q, k, v[:, :, :140], ops.Causal())  # type: ignore[misc]
+    q, k = randn(1, 1, 40, 64, dtype=dtype), randn(1, 1, 70, 64, dtype=dtype, seed=1)
+
+    def distil() -> object:
+        leaves = [t.clone().requires_grad_() for t in (q, k)]
+        loss: Any = ops.attention_map_ce(*leaves, k[:, :, :40], q.repeat(1, 1, 2, 1)[:, :, :70])
+        return torch.autograd.grad(loss.float().sum(), leaves)
+
+    yield distil
+
+
+def cases(family: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
+    """Calls that launch every kernel of a family that uses shared memory."""
+    return {"merge": _merge_cases, "cluster": _cluster_cases, "attention": _attention_cases}[family](dtype)
+
+
+@contextlib.contextmanager
+def _counting(simt: Any) -> Iterator[None]:
+    """Count in one run of each call, without the race detector."""
+    before = simt.options()
+    simt.set_schedules(["forward"])
+    simt.set_race_detector("off")
+    simt.count_bank_conflicts(True)
+    simt.reset_statistics()
+    try:
+        with tokernel.use_backend("simt"):
+            yield
+    finally:
+        simt.set_schedules(before["schedules"])
+        simt.set_race_detector(before["race_detector"])
+        simt.count_bank_conflicts(before["count_bank_conflicts"])
+
+
+def count(families: list[str]) -> dict[str, Count]:
+    """Run the cases of some families; what each kernel template did to shared memory.
+
+    Raises:
+        ImportError: this build has no host executor.
+    """
+    from tokernel import _simt
+
+    found: dict[str, Count] = {}
+    with _counting(_simt):
+        for family in families:
+            for dtype in (torch.float32, torch.bfloat16):
+                for case in cases(family, dtype):
+                    case()
+        for place in _simt.bank_conflicts():
+            found.setdefault(place["kernel"].partition("<")[0], Count()).add(place)
+    return found
+
+
+FAMILIES = ("merge", "cluster", "attention")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def _table(found: dict[str, Count]) -> Table:
+    table = Table(title="shared memory: wavefronts counted by the host executor", title_justify="left")
+    table.add_column("kernel", overflow="fold")
+    for name in ("instructions", "wavefronts", "extra", "share", "worst"):
+        table.add_column(name, justify="right")
+    table.add_column("where: extra of all, worst", overflow="fold")
+    for name in sorted(found):
+        total = found[name]
+        places = [p for p in total.places if p["extra_wavefronts"]]
+        lines: dict[tuple[str, str], list[int]] = {}
+        for p in places:
+            sums = lines.setdefault((p["line"].removeprefix("csrc/"), p["access"]), [0, 0, 0])
+            sums[:] = [sums[0] + p["extra_wavefronts"], sums[1] + p["wavefronts"], max(sums[2], p["worst"])]
+        where = "\n".join(
+            f"{line} {access}: {e} of {w}, {m}-way" for (line, access), (e, w, m) in sorted(lines.items())
+        )
+        table.add_row(
+            name, str(total.instructions), str(total.wavefronts), str(total.extra_wavefronts),
+            f"{total.share:.1%}", f"{total.worst}-way", where,
+        )  # fmt: skip
+    return table
+
+
+@app.command(help="Count the bank conflicts of every CUDA kernel that uses shared memory, in small cases.")
+def gpu_banks(
+    families: Annotated[list[str] | None, typer.Argument(help=f"{', '.join(FAMILIES)}; all when none is named")] = None,
+    json: Annotated[Path | None, typer.Option(help="write every place of every kernel here")] = None,
+) -> None:
+    for family in families or ():
+        if family not in FAMILIES:
+            raise typer.BadParameter(f"must be one of {', '.join(FAMILIES)}, got {family!r}")
+    try:
+        found = count(list(families or FAMILIES))
+    except ImportError:
+        typer.echo("bench.gpu_banks: this build has no host executor (TOKERNEL_SIMT=ON)", err=True)
+        raise typer.Exit(2) from None
+    Console(width=None if sys.stdout.isatty() else 170).print(_table(found))
+    if json:
+        json.parent.mkdir(parents=True, exist_ok=True)
+        places = {name: total.places for name, total in found.items()}
+        json.write_text(json_format.dumps(places, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    app()
