@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model, not a measurement, of the CUDA kernels: ``python -m bench.gpu_model [--check] [--json out.json]``.
+"""A model, not a measurement, of the CUDA kernels: ``python -m bench.gpu_model [--check] [--banks] [--json out.json]``.
 
 Registers, shared memory and spills are what the compiler reports. Occupancy follows from them. The floor is the time
 an H100 needs at least for the stated case: the larger of bytes over its memory bandwidth and FLOPs over its peak. Real
@@ -13,7 +13,7 @@ import json as json_format
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,6 +21,9 @@ from rich.table import Table
 
 from bench.gpu_compile import Kernel, ToolchainError, compile_all
 from bench.gpu_costs import COSTS, Cost
+
+if TYPE_CHECKING:
+    from bench.gpu_banks import Count
 
 LABEL = "model, not measured"
 # NVIDIA H100 SXM5 data sheet: HBM3 bandwidth, fp32 outside the tensor cores, dense bf16 or fp16 in them.
@@ -98,11 +101,20 @@ def _worst(group: list[dict[str, Any]]) -> dict[str, Any]:
     return first
 
 
-def _table(arch: str, found: list[dict[str, Any]]) -> Table:
+def _conflicts(name: str, banks: dict[str, Count]) -> str:
+    """What the host executor counted: the share of wavefronts that conflicts cost, and the worst access."""
+    if name not in banks:
+        return "-"
+    return f"{banks[name].share:.0%}, {banks[name].worst}-way" if banks[name].extra_wavefronts else "0%"
+
+
+def _table(arch: str, found: list[dict[str, Any]], banks: dict[str, Count] | None = None) -> Table:
     table = Table(title=f"CUDA kernels, {arch} ({LABEL})", title_justify="left")
     table.add_column("kernel", overflow="fold")
     for name in ("instances", "threads", "registers", "shared", "spills", "occupancy"):
         table.add_column(name, justify="right")
+    if banks is not None:
+        table.add_column("bank conflicts", justify="right")
     table.add_column("case", overflow="fold")
     for name in ("MB", "GFLOP", "H100 floor"):
         table.add_column(name, justify="right")
@@ -114,11 +126,22 @@ def _table(arch: str, found: list[dict[str, Any]]) -> Table:
         table.add_row(
             name, str(row["instances"]), str(row["threads"] or "?"), str(row["registers"]),
             f"{shared / 1024:.1f} KB", str(row["spill_stores"] + row["spill_loads"]),
-            "?" if row["occupancy"] is None else f"{row['occupancy']:.0%}", row["case"] or "no cost entry",
+            "?" if row["occupancy"] is None else f"{row['occupancy']:.0%}",
+            *([] if banks is None else [_conflicts(name, banks)]), row["case"] or "no cost entry",
             "" if floor is None else f"{row['moved_bytes'] / 1e6:.1f}",
             "" if floor is None else f"{row['flops'] / 1e9:.2f}", "" if floor is None else f"{floor * 1e6:.1f} µs",
         )  # fmt: skip
     return table
+
+
+def _count_banks() -> dict[str, Count]:
+    from bench.gpu_banks import FAMILIES, count
+
+    try:
+        return count(list(FAMILIES))
+    except ImportError:
+        typer.echo("bench.gpu_model: --banks needs the host executor (TOKERNEL_SIMT=ON)", err=True)
+        raise typer.Exit(2) from None
 
 
 def problems(kernels: list[Kernel]) -> list[str]:
@@ -146,6 +169,9 @@ def gpu_model(
             "--check", help="exit with code 1 on a register spill, or a kernel without launch bounds or cost entry"
         ),
     ] = False,
+    banks: Annotated[
+        bool, typer.Option("--banks", help="count bank conflicts of shared memory on the host executor, in small cases")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="write every compiled instance here")] = None,
     arch: Annotated[list[str] | None, typer.Option(help=f"{', '.join(SM)}; both when none is named")] = None,
 ) -> None:
@@ -159,9 +185,10 @@ def gpu_model(
         typer.echo(f"bench.gpu_model: {error}", err=True)
         raise typer.Exit(2) from None
     found = rows(kernels)
+    counts = _count_banks() if banks else None
     console = Console(width=None if sys.stdout.isatty() else 170)
     for name in archs:
-        console.print(_table(name, [row for row in found if row["arch"] == name]))
+        console.print(_table(name, [row for row in found if row["arch"] == name], counts))
     if json:
         document = {"label": LABEL, "h100": {"bytes_per_second": H100_BYTES, "fp32": H100_FP32, "tensor": H100_TENSOR}}
         json.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ std::string kernel_line(const std::string& lines) {
     const size_t end = lines.find('\n', begin);
     const std::string line = lines.substr(begin, end - begin);
     const bool vocabulary = line.find("simt/device.h") != std::string::npos ||
-                            line.find("core/") != std::string::npos || line.find("??") != std::string::npos;
+                            line.find("core/gpu.cuh") != std::string::npos || line.find("??") != std::string::npos;
     if (!vocabulary && line.find(".cu") != std::string::npos) return line.substr(0, line.find(" ("));
     begin = end == std::string::npos ? lines.size() : end + 1;
   }
