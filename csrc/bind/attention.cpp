@@ -9,6 +9,7 @@ void bind_attention(py::module_& m) {
   bind_attention_backward(m);
   bind_attention_rope(m);
   bind_attention_distill(m);
+  bind_attention_map(m);
 }
 
 }  // namespace tk::bind

@@ -20,6 +20,7 @@ void bind_attention_core(py::module_& m);
 void bind_attention_backward(py::module_& m);
 void bind_attention_rope(py::module_& m);
 void bind_attention_distill(py::module_& m);
+void bind_attention_map(py::module_& m);
 
 void bind_cluster(py::module_& m);
 void bind_cluster_kmeans(py::module_& m);
