@@ -15,8 +15,7 @@ Tensor take_lse(Call& call, py::handle lse, DType dtype) {
 }
 
 py::object attention_rows(py::handle q_, py::handle k_, py::handle rows_, py::handle lse_, std::string_view kind,
-                          const py::tuple& numbers, const py::tuple& arrays, py::handle key_bias, py::handle scale,
-                          py::handle out_) {
+                          const py::tuple& numbers, const py::tuple& arrays, py::handle key_bias, py::handle scale) {
   Call call("attention_rows");
   const HeadArgs heads = take_heads(call, q_, k_);
   const Tensor rows = call.in("rows", rows_, kIndex, "B R|R");
@@ -24,7 +23,7 @@ py::object attention_rows(py::handle q_, py::handle k_, py::handle rows_, py::ha
   const attention::Policy policy = take_policy(call, kind, numbers, arrays);
   const attention::KeyBias bias = take_key_bias(call, key_bias);
   const double scale_value = scale_of(call, scale);
-  const Tensor out = call.out("out", out_, DType::f32, "B H R M");
+  const Tensor out = call.out("out", py::none(), DType::f32, "B H R M");
   call.check_index("rows", rows, call.dim('N'));
   TK_RUN(call, attention, attention_rows,
          attention::AttentionRowsArgs{head_rows(heads.q), head_rows(heads.k), bias, rows.as<int64_t>(),
@@ -35,7 +34,7 @@ py::object attention_rows(py::handle q_, py::handle k_, py::handle rows_, py::ha
 
 py::object attention_column_sums(py::handle q_, py::handle k_, py::handle lse_, std::string_view kind,
                                  const py::tuple& numbers, const py::tuple& arrays, py::handle key_bias,
-                                 py::handle scale, py::handle weight_, py::handle out_) {
+                                 py::handle scale, py::handle weight_) {
   Call call("attention_column_sums");
   const HeadArgs heads = take_heads(call, q_, k_);
   const Tensor lse = take_lse(call, lse_, heads.q.dtype);
@@ -43,7 +42,7 @@ py::object attention_column_sums(py::handle q_, py::handle k_, py::handle lse_, 
   const attention::KeyBias bias = take_key_bias(call, key_bias);
   const double scale_value = scale_of(call, scale);
   const Tensor weight = call.optional_dense("query_weight", weight_, kF32, "B N|N");
-  const Tensor out = call.out("out", out_, DType::f32, "B H M");
+  const Tensor out = call.out("out", py::none(), DType::f32, "B H M");
   TK_RUN(call, attention, attention_column_sums,
          attention::AttentionColumnSumsArgs{head_rows(heads.q), head_rows(heads.k), bias, lse.data, weight.as<float>(),
                                             weight && weight.ndim == 2 ? weight.stride(0) : 0, out.as<float>(), policy,
@@ -51,7 +50,7 @@ py::object attention_column_sums(py::handle q_, py::handle k_, py::handle lse_, 
   return call.results();
 }
 
-py::object fold_columns(py::handle sums_, bool over_heads, py::handle groups_, py::handle count_, py::handle out_) {
+py::object fold_columns(py::handle sums_, bool over_heads, py::handle groups_, py::handle count_) {
   Call call("fold_columns");
   const Tensor sums = call.dense("sums", sums_, kF32, "B H M");
   const Tensor groups = call.optional("key_groups", groups_, kIndex, "B M|M");
@@ -59,7 +58,7 @@ py::object fold_columns(py::handle sums_, bool over_heads, py::handle groups_, p
   if (groups) call.check_extents("groups", {call.dim('B') + 1, call.dim('H') + 1, count});
   if (groups) call.check_index("key_groups", groups, count, -1);
   const char* shape = over_heads ? (groups ? "B C" : "B M") : (groups ? "B H C" : "B H M");
-  const Tensor out = call.out("out", out_, DType::f32, shape);
+  const Tensor out = call.out("out", py::none(), DType::f32, shape);
   TK_RUN(call, attention, fold_columns,
          attention::FoldColumnsArgs{sums.as<float>(), groups.as<int64_t>(),
                                     groups && groups.ndim == 2 ? groups.stride(0) : 0, out.as<float>(), call.dim('B'),

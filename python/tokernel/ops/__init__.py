@@ -10,14 +10,19 @@ from tokernel.kernels.attention import (
     Causal,
     Dense,
     Disc,
+    Extras,
+    ExtrasResult,
     Mask,
     PrefixCausal,
+    Regions,
     Segments,
     Tree,
+    Window,
 )
 from tokernel.kernels.cluster import KMeans
 from tokernel.ops._attention import attention
 from tokernel.ops._attention_distill import attention_map_ce
+from tokernel.ops._attention_map import attention_column_sums, attention_rows
 from tokernel.ops._attention_rope import gathered_rope_attention, rope_gather, rope_scatter
 from tokernel.ops._cluster_kmeans import assign, kmeans, update
 from tokernel.ops._cluster_map import centroid_topp_map, map_density
@@ -34,14 +39,20 @@ __all__ = [
     "Dense",
     "Disc",
     "KMeans",
+    "Extras",
+    "ExtrasResult",
     "Mask",
     "MergePlan",
     "PrefixCausal",
+    "Regions",
     "Segments",
     "Tree",
     "assign",
     "attention",
     "attention_map_ce",
+    "Window",
+    "attention_column_sums",
+    "attention_rows",
     "bipartite_match",
     "centroid_topp_map",
     "compact_rows",

@@ -10,53 +10,15 @@ from torch import Tensor
 
 from tokernel.kernels._arrays import extension_of
 from tokernel.kernels.attention import Dense, Policy
-from tokernel.kernels.attention._policy import Parts, Tools
+from tokernel.kernels.attention._map import Extras, extras_of
+from tokernel.kernels.attention._order import Reordering
+from tokernel.kernels.attention._sorted import sorted_attention
+from tokernel.ops import _attention_map
+from tokernel.ops._attention_map import MOVES
+from tokernel.ops._attention_parts import MOST_ARRAYS, arrays_given, spread_parts
 from tokernel.ops._torch_op import define
 
 __all__ = ["attention"]
-
-
-def _block_offsets_kernel(sizes: Tensor, total: int, name: str) -> Any:
-    return extension_of("block_offsets", name, sizes).block_offsets(sizes, total, name)
-
-
-def _pack_ancestors_kernel(ancestors: Tensor) -> Any:
-    return extension_of("pack_ancestors", "ancestors", ancestors).pack_ancestors(ancestors)
-
-
-_block_offsets = define(
-    "block_offsets(Tensor sizes, SymInt total, str name) -> Tensor",
-    _block_offsets_kernel,
-    lambda sizes, total, name: sizes.new_empty((sizes.shape[0], sizes.shape[1] + 1), dtype=torch.int64),
-)
-_pack_ancestors = define(
-    "pack_ancestors(Tensor ancestors) -> Tensor",
-    _pack_ancestors_kernel,
-    lambda seen: seen.new_empty((seen.shape[0], (seen.shape[1] + 63) // 64), dtype=torch.int64),
-)
-_TOOLS = Tools(_block_offsets, _pack_ancestors)
-
-
-def parts_of(op: str, policy: Policy, q: Tensor, k: Tensor) -> Parts:
-    """Describe a policy for a call on q (B, H, Nq, D) and k (B, G, Nk, D)."""
-    for name, x in (("q", q), ("k", k)):
-        if x.dim() != 4:
-            raise ValueError(f"{op}: {name} must have 4 dimensions (batch, heads, tokens, width), got {x.dim()}")
-    return policy.parts(q.shape[2], k.shape[2], _TOOLS)
-
-
-# The arrays of a policy cross the dispatcher one by one: torch's gradients of lists are a world of their own.
-_MOST_ARRAYS = 3
-
-
-def _spread(parts: Parts) -> tuple[Any, ...]:
-    """Parts as the arguments of an op: kind, numbers, and three tensors or None."""
-    missing = (None,) * (_MOST_ARRAYS - len(parts.arrays))
-    return (parts.kind, parts.numbers, *parts.arrays, *missing)
-
-
-def _given(*arrays: Tensor | None) -> tuple[Tensor, ...]:
-    return tuple(x for x in arrays if x is not None)
 
 
 def _attention_kernel(
@@ -74,7 +36,7 @@ def _attention_kernel(
     with_lse: bool,
 ) -> Any:
     extension = extension_of("attention", "q", q)
-    parts = (kind, tuple(numbers), _given(first, second, third))
+    parts = (kind, tuple(numbers), arrays_given(first, second, third))
     results = extension.attention(q, k, v, *parts, key_bias, scale, extra, with_lse, None, None)
     return results if with_lse else (results, _nothing(q))
 
@@ -104,7 +66,7 @@ def _attention_grads(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> 
     grad = torch.zeros_like(out) if grad is None else grad.contiguous()
     grad_lse = None if grad_lse is None else grad_lse.contiguous()
     grads = _attention_backward(grad, q, k, v, out, lse, grad_lse, *policy, key_bias, ctx.scale)
-    no_gradient = (None,) * (2 + _MOST_ARRAYS)  # of the policy
+    no_gradient = (None,) * (2 + MOST_ARRAYS)  # of the policy
     return *grads[:3], *no_gradient, None if key_bias is None else grads[3], None, None, None
 
 
@@ -136,7 +98,7 @@ def _attention_backward_kernel(
     scale: float | None,
 ) -> Any:
     extension = extension_of("attention_backward", "q", q)
-    parts = (kind, tuple(numbers), _given(first, second, third))
+    parts = (kind, tuple(numbers), arrays_given(first, second, third))
     grads = extension.attention_backward(grad, q, k, v, o, lse, grad_lse, *parts, key_bias, scale)
     return grads if key_bias is not None else (*grads, _nothing(q))
 
@@ -174,6 +136,7 @@ def attention(
     scale: float | None = ...,
     key_bias: Tensor | None = ...,
     return_lse: Literal[False] = ...,
+    extras: None = ...,
     extra_denominator: float = ...,
 ) -> Tensor: ...
 
@@ -188,8 +151,24 @@ def attention(
     scale: float | None = ...,
     key_bias: Tensor | None = ...,
     return_lse: Literal[True],
+    extras: None = ...,
     extra_denominator: float = ...,
 ) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    policy: Policy = ...,
+    *,
+    scale: float | None = ...,
+    key_bias: Tensor | None = ...,
+    return_lse: bool = ...,
+    extras: Extras,
+    extra_denominator: float = ...,
+) -> tuple[Any, ...]: ...
 
 
 def attention(
@@ -201,8 +180,9 @@ def attention(
     scale: float | None = None,
     key_bias: Tensor | None = None,
     return_lse: bool = False,
+    extras: Extras | None = None,
     extra_denominator: float = 0.0,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor | tuple[Any, ...]:
     """Attend. Torch form of :func:`tokernel.kernels.attention.attention`.
 
     ``o_i = sum_j p_ij v_j``, ``p_ij = exp(s_ij) / (extra + sum_j' exp(s_ij'))``, ``s_ij = scale * <q_i, k_j> +
@@ -223,10 +203,12 @@ def attention(
         scale: of the products; None is ``D ** -0.5``.
         key_bias: (B, H, Nk) float32 added to the scores of a key, extents of 1 in front serve all; -inf hides a key.
         return_lse: also return ``log(extra + sum_j exp(s_ij))``.
+        extras: also return rows or column sums of the map, see :class:`Extras`; without gradient.
         extra_denominator: 1 is softmax1: a query may attend to nothing.
 
     Returns:
-        (B, H, Nq, D) of the dtype of q, and with return_lse a (B, H, Nq) float32 tensor.
+        (B, H, Nq, D) of the dtype of q; with return_lse a (B, H, Nq) float32 tensor besides; with extras an
+        :class:`ExtrasResult` besides.
 
     Raises:
         ValueError: a rank or extent does not fit; the policy does not fit the extents; D is outside [1, 256].
@@ -245,7 +227,22 @@ def attention(
     >>> v.grad[0, 0, :, 0]
     tensor([1.5000, 0.5000])
     """
-    parts = _spread(parts_of("attention", policy, q, k))
+    if extras is not None:
+        out, lse = attention(
+            q, k, v, policy, scale=scale, key_bias=key_bias, return_lse=True, extra_denominator=extra_denominator
+        )
+        more = extras_of(q, k, lse, policy, extras, scale, key_bias, _attention_map)
+        return (out, lse, more) if return_lse else (out, more)
+    if isinstance(policy, Reordering):
+        options = {
+            "scale": scale,
+            "key_bias": key_bias,
+            "return_lse": return_lse,
+            "extra_denominator": extra_denominator,
+        }
+        results: Tensor | tuple[Tensor, Tensor] = sorted_attention(attention, MOVES, (q, k, v), policy, options)
+        return results
+    parts = spread_parts("attention", policy, q, k)
     with_lse = return_lse or _needs_gradient(q, k, v, key_bias)
     out, lse = _attention(q, k, v, *parts, key_bias, scale, extra_denominator, with_lse)
     return (out, lse) if return_lse else out

@@ -4,6 +4,8 @@
 from tokernel.kernels.attention._attention import attention
 from tokernel.kernels.attention._backward import attention_backward
 from tokernel.kernels.attention._distill import attention_map_ce, attention_map_ce_backward
+from tokernel.kernels.attention._map import Extras, ExtrasResult, attention_column_sums, attention_rows
+from tokernel.kernels.attention._order import Regions, Window
 from tokernel.kernels.attention._policy import (
     BlockMap,
     Causal,
@@ -22,11 +24,15 @@ __all__ = [
     "Causal",
     "Dense",
     "Disc",
+    "Extras",
+    "ExtrasResult",
     "Mask",
     "Policy",
     "PrefixCausal",
+    "Regions",
     "Segments",
     "Tree",
+    "Window",
     "attention",
     "attention_backward",
     "attention_map_ce",
@@ -34,4 +40,6 @@ __all__ = [
     "gathered_rope_attention",
     "rope_gather",
     "rope_scatter",
+    "attention_column_sums",
+    "attention_rows",
 ]

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from tokernel.kernels._arrays import Array, extension_of
-from tokernel.kernels.attention._attention import parts_of
-from tokernel.kernels.attention._policy import Dense, Policy
+from tokernel.kernels.attention._policy import Dense, Policy, parts_of
 
 __all__ = ["attention_backward"]
 

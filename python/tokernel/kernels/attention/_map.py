@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from tokernel.kernels._arrays import Array, extension_of
 from tokernel.kernels.attention._order import Moves, Reordering
 from tokernel.kernels.attention._policy import Dense, Policy, parts_of
+from tokernel.kernels.attention._sorted import sorted_column_sums, sorted_rows
 from tokernel.kernels.cluster import inverse_permute_rows, permute_rows, sort_by_label
 
 __all__ = ["MOVES", "Extras", "ExtrasResult", "attention_column_sums", "attention_rows"]
@@ -68,6 +69,13 @@ def extras_of(
     return ExtrasResult(rows, sums)
 
 
+def check_groups(key_groups: Array | None, groups: int | None) -> None:
+    """Refuse groups without their number, and the other way round."""
+    if (key_groups is None) != (groups is None):
+        given, missing = ("groups", "key_groups") if key_groups is None else ("key_groups", "groups")
+        raise ValueError(f"attention_column_sums: {missing} must be given together with {given}, got None")
+
+
 def attention_rows(
     q: Array,
     k: Array,
@@ -77,7 +85,6 @@ def attention_rows(
     *,
     scale: float | None = None,
     key_bias: Array | None = None,
-    out: Array | None = None,
 ) -> Array:
     """Show chosen rows of the attention map: ``p_ij = exp(s_ij - lse_i)``, 0 for a key that query i does not see.
 
@@ -91,7 +98,6 @@ def attention_rows(
         lse: (B, H, Nq) float32 (float64 for float64), as :func:`attention` returns it for the same policy, scale,
             bias and extra denominator.
         policy, scale, key_bias: as in :func:`attention`.
-        out: (B, H, R, Nk) float32 array to fill instead of a new one.
 
     Returns:
         (B, H, R, Nk) float32.
@@ -108,20 +114,11 @@ def attention_rows(
     array([[[[0.5, 0.5, 0. , 0. ]]]], dtype=float32)
     """
     if isinstance(policy, Reordering):
-        order = policy.arrange("attention_rows", q, k, MOVES)
-        sorted_rows = attention_rows(
-            order.queries(q),
-            order.keys(k),
-            order.rows(rows),
-            order.queries(lse[..., None])[..., 0],
-            order.segments,
-            scale=scale,
-            key_bias=order.bias(key_bias),
-        )
-        return order.columns_back(sorted_rows, out)
+        options = {"scale": scale, "key_bias": key_bias}
+        return sorted_rows(attention_rows, MOVES, (q, k, rows, lse), policy, options)
     parts = parts_of("attention_rows", policy, q, k)
     extension = extension_of("attention_rows", "q", q)
-    return extension.attention_rows(q, k, rows, lse, *parts, key_bias, scale, out)
+    return extension.attention_rows(q, k, rows, lse, *parts, key_bias, scale)
 
 
 def attention_column_sums(
@@ -136,7 +133,6 @@ def attention_column_sums(
     over_heads: bool = False,
     key_groups: Array | None = None,
     groups: int | None = None,
-    out: Array | None = None,
 ) -> Array:
     """Add up how much attention every key receives: ``sum_j = sum over i of weight_i * exp(s_ij - lse_i)``.
 
@@ -154,7 +150,6 @@ def attention_column_sums(
         over_heads: add up over the heads as well.
         key_groups: int64 or int32 (Nk) or (B, Nk) in [-1, groups): add up over the keys of a group; -1 is in none.
         groups: number of groups; with key_groups only.
-        out: float32 array of the shape of the answer to fill instead of a new one.
 
     Returns:
         float32 (B, H, Nk); without H with over_heads, and `groups` wide with key_groups.
@@ -171,25 +166,14 @@ def attention_column_sums(
     >>> attention_column_sums(q, q, lse, Causal())
     array([[[1.5, 0.5]]], dtype=float32)
     """
-    if (key_groups is None) != (groups is None):
-        given, missing = ("groups", "key_groups") if key_groups is None else ("key_groups", "groups")
-        raise ValueError(f"attention_column_sums: {missing} must be given together with {given}, got None")
-    folded = over_heads or key_groups is not None
+    check_groups(key_groups, groups)
     extension = extension_of("attention_column_sums", "q", q)
     if isinstance(policy, Reordering):
-        order = policy.arrange("attention_column_sums", q, k, MOVES)
-        sums = attention_column_sums(
-            order.queries(q),
-            order.keys(k),
-            order.queries(lse[..., None])[..., 0],
-            order.segments,
-            scale=scale,
-            key_bias=order.bias(key_bias),
-            query_weight=order.weight(query_weight),
-        )
-        sums = order.columns_back(sums, None if folded else out)
+        options = {"scale": scale, "key_bias": key_bias, "query_weight": query_weight}
+        sums = sorted_column_sums(attention_column_sums, MOVES, (q, k, lse), policy, options)
     else:
         parts = parts_of("attention_column_sums", policy, q, k)
-        to = None if folded else out
-        sums = extension.attention_column_sums(q, k, lse, *parts, key_bias, scale, query_weight, to)
-    return extension.fold_columns(sums, over_heads, key_groups, groups, out) if folded else sums
+        sums = extension.attention_column_sums(q, k, lse, *parts, key_bias, scale, query_weight)
+    if over_heads or key_groups is not None:
+        return extension.fold_columns(sums, over_heads, key_groups, groups)
+    return sums

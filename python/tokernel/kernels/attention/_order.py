@@ -24,8 +24,8 @@ class Moves(NamedTuple):
     """Ops that move rows, in the framework of the call."""
 
     sort_by_label: Callable[[Array, int], tuple[Array, Array]]
-    permute_rows: Callable[[Array, Array], Array]
-    inverse_permute_rows: Callable[[Array, Array], Array]
+    permute_rows: Callable[..., Array]
+    inverse_permute_rows: Callable[..., Array]
 
 
 def _spread(x: Array, shape: tuple[int, ...]) -> Array:
@@ -56,13 +56,9 @@ class Arrangement:
         """Sort the rows of keys."""
         return self._sort(x, self.perm_k)
 
-    def queries_back(self, x: Array) -> Array:
-        """Undo `queries`."""
-        return self._unsort(x, self.perm_q)
-
-    def keys_back(self, x: Array) -> Array:
-        """Undo `keys`."""
-        return self._unsort(x, self.perm_k)
+    def queries_back(self, x: Array, out: Array | None = None) -> Array:
+        """Undo `queries`, where it did anything into `out` if given."""
+        return self._unsort(x, self.perm_q, out)
 
     def bias(self, key_bias: Array | None) -> Array | None:
         """Sort a (B, H, Nk) bias of keys, whose extents in front may be 1."""
@@ -71,32 +67,51 @@ class Arrangement:
         samples = max(key_bias.shape[0], self.perm_k.shape[0])
         return self.keys(_spread(key_bias, (samples, *key_bias.shape[1:]))[..., None])[..., 0]
 
+    def weight(self, query_weight: Array | None) -> Array | None:
+        """Sort (Nq) or (B, Nq) weights of queries."""
+        if query_weight is None or self.perm_q is None:
+            return query_weight
+        weight = query_weight if query_weight.ndim == 2 else query_weight[None]
+        samples = max(weight.shape[0], self.perm_q.shape[0])
+        return self.queries(_spread(weight, (samples, weight.shape[1]))[:, None, :, None])[:, 0, :, 0]
+
     def rows(self, rows: Array) -> Array:
         """Translate (R) or (B, R) indices of queries."""
         if self.perm_q is None:
             return rows
         place = self.perm_q.argsort(-1)  # where each query went
-        if type(rows) is not type(place):
-            rows = np.asarray(rows)
-        if len(place) == 1:
+        rows = _ids_beside(place, rows)
+        if place.shape[0] == 1:
             return place[0][rows]
-        return place[np.arange(len(place))[:, None], _spread(rows[None], (len(place), len(rows))) if rows.ndim == 1 else rows]
+        samples = _ids_beside(place, np.arange(place.shape[0]))
+        return place[samples[:, None], rows if rows.ndim == 2 else rows[None]]
+
+    def columns_back(self, columns: Array) -> Array:
+        """Put the last dimension of (B, H, R, Nk) or (B, H, Nk) back into the order of the keys."""
+        if self.perm_k is None:
+            return columns
+        samples, *_, keys = columns.shape
+        flat = columns.reshape(samples, prod(columns.shape[1:-1]), keys, 1)
+        return self._unsort(flat, self.perm_k, None).reshape(columns.shape)
 
     def _sort(self, x: Array, perm: Array | None) -> Array:
         return x if perm is None else self.moves.permute_rows(x, _spread(perm[:, None], tuple(x.shape[:3])))
 
-    def _unsort(self, x: Array, perm: Array | None) -> Array:
-        return x if perm is None else self.moves.inverse_permute_rows(x, _spread(perm[:, None], tuple(x.shape[:3])))
+    def _unsort(self, x: Array, perm: Array | None, out: Array | None) -> Array:
+        if perm is None:
+            return x
+        options = {} if out is None else {"out": out}
+        return self.moves.inverse_permute_rows(x, _spread(perm[:, None], tuple(x.shape[:3])), **options)
 
 
 def _ids_beside(x: Array, ids: Array) -> Array:
     """Put ids where x lives: beside torch and CuPy arrays in their framework, for any other as a NumPy array."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):
-        return torch.as_tensor(ids, device=x.device)
+        return torch.as_tensor(ids, dtype=torch.int64, device=x.device)
     if type(x).__module__.partition(".")[0] == "cupy":
-        return sys.modules["cupy"].asarray(ids)
-    return np.asarray(ids)
+        return sys.modules["cupy"].asarray(ids, dtype="int64")
+    return np.asarray(ids, dtype=np.int64)
 
 
 class Reordering:
@@ -241,9 +256,11 @@ class Window(Reordering):
                 _count("Window", name, extent, 0 if name == "shift" else 1)
         for length, size, shift in zip(self.grid, self.window, self.shift, strict=True):
             if length % size:
-                raise ValueError(f"Window: grid must be a multiple of the window along every axis, got {length} and {size}")
+                raise ValueError(
+                    f"Window: grid must be a multiple of the window along every axis, got {length} and {size}"
+                )
             if shift >= size:
-                raise ValueError(f"Window: shift must be less than the window along every axis, got {shift} and {size}")
+                raise ValueError(f"Window: shift must be less than the window on every axis, got {shift} and {size}")
 
     def regions(self, op: str, queries: int, keys: int) -> Regions:
         """Return the windows, and within them the parts that a roll brought together, as regions."""

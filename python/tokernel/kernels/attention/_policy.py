@@ -13,7 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from tokernel.kernels._arrays import Array
+import numpy as np
+
+from tokernel.kernels._arrays import Array, extension_of
 
 __all__ = [
     "BlockMap",
@@ -27,6 +29,8 @@ __all__ = [
     "Segments",
     "Tools",
     "Tree",
+    "check_ranks",
+    "parts_of",
 ]
 
 
@@ -55,6 +59,23 @@ class Policy(Protocol):
         ...
 
 
+def parts_of(op: str, policy: Policy, q: Array, k: Array) -> Parts:
+    """Describe a policy for a call on q (B, H, Nq, D) and k (B, G, Nk, D)."""
+    extension = extension_of(op, "q", q)
+    check_ranks(op, q=q, k=k)
+    return policy.parts(q.shape[2], k.shape[2], Tools(extension.block_offsets, extension.pack_ancestors))
+
+
+def check_ranks(op: str, **arrays: Array) -> None:
+    """Refuse arrays that are not (batch, heads, tokens, width), before their extents are read."""
+    for name, x in arrays.items():
+        ndim = getattr(x, "ndim", None)
+        if ndim is None:
+            raise TypeError(f"{op}: {name} must be an array, got {type(x).__name__}")
+        if ndim != 4:
+            raise ValueError(f"{op}: {name} must be (B, heads, tokens, D), got {tuple(x.shape)} {x.dtype}")
+
+
 def _count(policy: str, name: str, value: int, low: int = 0) -> int:
     try:
         count = operator.index(value)
@@ -72,6 +93,8 @@ def _lift(policy: str, name: str, x: Array, rank: int, lowest: int) -> Array:
         raise TypeError(f"{policy}: {name} must be an array, got {type(x).__name__}")
     if not lowest <= ndim <= rank:
         raise ValueError(f"{policy}: {name} must have {lowest} to {rank} dimensions, got {ndim}")
+    if type(x).__module__.partition(".")[0] in ("jax", "jaxlib"):
+        x = np.asarray(x)  # JAX has no int64 unless asked for
     for _ in range(rank - ndim):
         x = x[None]
     return x
