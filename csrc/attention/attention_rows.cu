@@ -7,6 +7,8 @@ namespace tk::attention::gpu {
 
 size_t attention_rows_workspace(const AttentionRowsArgs&) { return 0; }
 
-void attention_rows(const AttentionRowsArgs&, const GpuContext&) { throw std::runtime_error("attention_rows: under construction"); }
+void attention_rows(const AttentionRowsArgs&, const GpuContext&) {
+  throw std::runtime_error("attention_rows: under construction");
+}
 
 }  // namespace tk::attention::gpu

@@ -7,6 +7,8 @@ namespace tk::attention::gpu {
 
 size_t fold_columns_workspace(const FoldColumnsArgs&) { return 0; }
 
-void fold_columns(const FoldColumnsArgs&, const GpuContext&) { throw std::runtime_error("fold_columns: under construction"); }
+void fold_columns(const FoldColumnsArgs&, const GpuContext&) {
+  throw std::runtime_error("fold_columns: under construction");
+}
 
 }  // namespace tk::attention::gpu

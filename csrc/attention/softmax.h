@@ -36,8 +36,8 @@ TK_INLINE float largest(const float* scores, int64_t lanes) {
 }
 
 // Moves the maxima on, and with them `out` [row][stride].
-void raise_rows(const RunningRows& s, int64_t rows, const float* scores, int64_t score_stride, int64_t lanes,
-                float* out, int64_t out_stride, int64_t out_lanes) {
+[[maybe_unused]] void raise_rows(const RunningRows& s, int64_t rows, const float* scores, int64_t score_stride,
+                                 int64_t lanes, float* out, int64_t out_stride, int64_t out_lanes) {
   for (int64_t r = 0; r < rows; ++r) s.shift[r] = largest(scores + r * score_stride, lanes);
   for (int64_t r = 0; r < rows; r += W) {
     const vf old = load(s.most + r);

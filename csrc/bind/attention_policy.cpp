@@ -41,12 +41,12 @@ Policy block_map(Call& call, const py::tuple& arrays) {
   const Tensor map = call.in("map", arrays[0], kMask, "X Y P Q");
   check_shared(call, "map", "a batch", map.size(0), call.dim('B'));
   check_shared(call, "map", "a number of heads", map.size(1), call.dim('H'));
-  call.set('R', call.dim('P') + 1);
-  call.set('C', call.dim('Q') + 1);
-  const Tensor rows = call.in("row offsets", arrays[1], kIndex, "I J R");
+  call.set('E', call.dim('P') + 1);
+  call.set('F', call.dim('Q') + 1);
+  const Tensor rows = call.in("row offsets", arrays[1], kIndex, "I J E");
   check_shared(call, "row_sizes", "a batch", rows.size(0), call.dim('B'));
   check_shared(call, "row_sizes", "a number of heads", rows.size(1), call.dim('H'));
-  const Tensor columns = call.in("column offsets", arrays[2], kIndex, "K L C");
+  const Tensor columns = call.in("column offsets", arrays[2], kIndex, "K L F");
   check_shared(call, "col_sizes", "a batch", columns.size(0), call.dim('B'));
   check_shared(call, "col_sizes", "a number of heads", columns.size(1), call.dim('H'));
   call.check_offsets("row offsets", rows, call.dim('N'));

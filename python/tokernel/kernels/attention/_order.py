@@ -257,7 +257,7 @@ class Window(Reordering):
         for length, size, shift in zip(self.grid, self.window, self.shift, strict=True):
             if length % size:
                 raise ValueError(
-                    f"Window: grid must be a multiple of the window along every axis, got {length} and {size}"
+                    f"Window: grid must be a multiple of the window on every axis, got {length} and {size}"
                 )
             if shift >= size:
                 raise ValueError(f"Window: shift must be less than the window on every axis, got {shift} and {size}")
