@@ -57,10 +57,9 @@ struct QueryTask {
   TileRows tile;
 };
 
-__device__ __forceinline__ QueryTask query_task(const Policy& policy, const Shape& shape, int64_t slots, int64_t rows) {
+__device__ __forceinline__ QueryTask task_at(const Policy& policy, const Shape& shape, int64_t head, int64_t slot,
+                                             int64_t rows) {
   QueryTask task;
-  const int64_t head = blockIdx.x / slots;
-  const int64_t slot = slots - 1 - blockIdx.x % slots;
   task.b = head / shape.heads;
   task.h = head % shape.heads;
   task.group = task.h / (shape.heads / shape.groups);
@@ -69,6 +68,10 @@ __device__ __forceinline__ QueryTask query_task(const Policy& policy, const Shap
     task.tile = tile_of(of_head, shape.extents, slot, rows);
   })
   return task;
+}
+
+__device__ __forceinline__ QueryTask query_task(const Policy& policy, const Shape& shape, int64_t slots, int64_t rows) {
+  return task_at(policy, shape, blockIdx.x / slots, slots - 1 - blockIdx.x % slots, rows);
 }
 
 }  // namespace tk::attention::gpu

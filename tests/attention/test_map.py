@@ -75,9 +75,8 @@ def test_column_sums_of_every_policy(backend, rng, kind):
     assert tokernel.last_backend() == backend
 
 
-TAILS = [
-    (1, 1, 1, n, m, d) for n, m, d in ((1, 1, 1), (2, 15, 7), (3, 17, 33), (65, 63, 8), (63, 66, 20), (5, 129, 130))
-]
+SIZES = ((1, 1, 1), (2, 15, 7), (3, 17, 33), (65, 63, 8), (63, 66, 20), (5, 129, 130))
+TAILS = [(1, 1, 1, *sizes) for sizes in SIZES]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -133,21 +132,25 @@ def test_nan_shows_where_it_is_seen(backend, rng):
     case = Case(rng, "causal", (1, 1, 1, 6, 6, 8))
     case.q[0, 0, 2] = np.nan
     got = attention_rows(case.q, case.k, np.arange(6), case.lse, Causal())[0, 0]
-    assert np.isnan(got[2, :3]).all() and (got[2, 3:] == 0).all()
+    assert np.isnan(got[2, :3]).all()
+    assert (got[2, 3:] == 0).all()
     assert not np.isnan(np.delete(got, 2, axis=0)).any()
     sums = attention_column_sums(case.q, case.k, case.lse, Causal())[0, 0]
-    assert np.isnan(sums[:3]).all() and not np.isnan(sums[3:]).any()
+    assert np.isnan(sums[:3]).all()
+    assert not np.isnan(sums[3:]).any()
     case = Case(rng, "causal", (1, 1, 1, 6, 6, 8))
     case.k[0, 0, 4] = np.nan  # hidden from the queries 0 to 3; lse is that of another k, and finite
     got = attention_rows(case.q, case.k, np.arange(6), case.lse, Causal())[0, 0]
-    assert np.isnan(got[4:, 4]).all() and np.isnan(got).sum() == 2
+    assert np.isnan(got[4:, 4]).all()
+    assert np.isnan(got).sum() == 2
 
 
 def test_a_query_without_keys_gives_zeros(backend, rng):
     case = Case(rng, "dense", (1, 2, 1, 4, 5, 8))
     case.lse[:, :, 1] = -np.inf
     got = attention_rows(case.q, case.k, np.array([1, 0]), case.lse)
-    assert (got[:, :, 0] == 0).all() and (got[:, :, 1] > 0).all()
+    assert (got[:, :, 0] == 0).all()
+    assert (got[:, :, 1] > 0).all()
     sums = attention_column_sums(case.q, case.k, case.lse)
     close(sums, np.delete(case.map, 1, axis=2).sum(2), case.bound() * 4)
     nothing = np.full((1, 2, 4), -np.inf, np.float32)
@@ -199,12 +202,12 @@ def test_bits_do_not_depend_on_threads(rng, kind):
         finally:
             tokernel.set_num_threads(0)
     for sums, rows in answers[1:]:
-        assert (sums == answers[0][0]).all() and (rows == answers[0][1]).all()
+        assert (sums == answers[0][0]).all()
+        assert (rows == answers[0][1]).all()
 
 
 def test_float64_is_exact_on_ref(rng):
     q, k = rng.standard_normal((2, 1, 2, 6, 8))
-    q, k = q[None], k[None]
     map_, lse = softmax(scores(q, k, True))
     with tokernel.use_backend("ref"):
         close(attention_rows(q, k, np.array([3]), lse), map_[:, :, [3]], 2.0**-23)

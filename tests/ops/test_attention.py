@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import tokernel
 from tokernel import ops
-from tokernel.ops._attention import _spread, parts_of
+from tokernel.ops._attention_parts import spread_parts
 
 B, H, G, N, D = 2, 4, 2, 6, 3
 
@@ -86,7 +86,7 @@ def test_only_one_result_needs_a_gradient(scalar_reference):
 
 def test_without_gradients_there_is_no_lse():
     q, k, v = heads(5, torch.float32)
-    arguments = _spread(parts_of("attention", ops.Dense(), q, k))
+    arguments = spread_parts("attention", ops.Dense(), q, k)
     op = torch.ops.tokernel.attention.default
     with torch.no_grad():
         out, lse = op(q, k, v, *arguments, None, None, 0.0, False)
@@ -132,7 +132,7 @@ def test_compile_fullgraph(name):
 def test_opcheck(name):
     policy, keys = POLICIES[name]
     q, k, v = heads(keys, torch.float32)
-    policy = _spread(parts_of("attention", policy, q, k))
+    policy = spread_parts("attention", policy, q, k)
     bias = normal(1, H, keys, seed=3, dtype=torch.float32)
     out, lse = torch.ops.tokernel.attention.default(q, k, v, *policy, bias, None, 0.0, True)
     for with_lse in (False, True):
