@@ -150,6 +150,16 @@ def test_training_reaches_attention_projections_and_pooling_weights(flux):
     assert not torch.equal(denoise(flux), before)
 
 
+def test_attention_beside_the_joint_one_trains_too(sd3):
+    clear.patch_transformer(sd3, 1.5, 2, grid=(H, W))
+    clear.freeze_all_but_attention(sd3)
+    denoise(sd3).square().mean().backward()
+    names = {name for name, p in sd3.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    for part in ["attn.to_q.weight", "attn2.to_k.weight", "attn2.to_out.0.bias", "attn2.processor.spatial_weight"]:
+        assert f"transformer_blocks.0.{part}" in names
+    assert not any("add_" in name or "norm" in name for name in names)
+
+
 def test_the_student_learns_from_the_teacher(flux):
     student = copy.deepcopy(flux)
     clear.patch_transformer(student, 1.5, 2, grid=(H, W), text_length=T)

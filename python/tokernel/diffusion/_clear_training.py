@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from tokernel.integrations.processors import transformer_of
 
 __all__ = ["DistillLoss", "clear_distill_loss", "distilled_layers", "freeze_all_but_attention", "record_attention"]
 
@@ -93,20 +96,20 @@ def distilled_layers(double: int, single: int, every: int = 4) -> list[int]:
 
 
 @contextmanager
-def record_attention(model: nn.Module, layers: Sequence[int] | None = None) -> Iterator[list[Tensor]]:
+def record_attention(model: Any, layers: Sequence[int] | None = None) -> Iterator[list[Tensor]]:
     """Collect the attention outputs of chosen blocks of a ``FluxTransformer2DModel``, before the output projection.
 
     Works on patched and unpatched models alike, and leaves nothing behind; every forward pass starts the list afresh.
 
     Args:
-        model: has ``transformer_blocks`` and ``single_transformer_blocks``.
+        model: the transformer, or a pipeline with one.
         layers: indices of single-stream blocks, counted from the first double-stream one; None takes
             :func:`distilled_layers`.
 
     Raises:
-        ValueError: a layer is not a single-stream block of the model.
+        ValueError: another model, or a layer that is not a single-stream block of it.
     """
-    owner: Any = model
+    owner = transformer_of("record_attention", model, ("FluxTransformer2DModel",))
     double, single = len(owner.transformer_blocks), len(owner.single_transformer_blocks)
     layers = distilled_layers(double, single) if layers is None else layers
     if not all(double <= layer < double + single for layer in layers):
@@ -122,7 +125,7 @@ def record_attention(model: nn.Module, layers: Sequence[int] | None = None) -> I
     def keep(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         outputs.append(output)
 
-    hooks = [model.register_forward_pre_hook(begin)]
+    hooks = [owner.register_forward_pre_hook(begin)]
     hooks += [owner.single_transformer_blocks[layer - double].attn.register_forward_hook(keep) for layer in layers]
     try:
         yield outputs
@@ -131,7 +134,7 @@ def record_attention(model: nn.Module, layers: Sequence[int] | None = None) -> I
             hook.remove()
 
 
-_TRAINED = (".attn.to_q.", ".attn.to_k.", ".attn.to_v.", ".attn.to_out.", ".attn.processor.spatial_weight")
+_TRAINED = re.compile(r"\.attn2?\.(to_(q|k|v|out)\.|processor\.spatial_weight$)")
 
 
 def freeze_all_but_attention(model: nn.Module) -> list[nn.Parameter]:
@@ -142,7 +145,7 @@ def freeze_all_but_attention(model: nn.Module) -> list[nn.Parameter]:
     """
     trained = []
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(part in name for part in _TRAINED))
+        parameter.requires_grad_(_TRAINED.search(name) is not None)
         if parameter.requires_grad:
             trained.append(parameter)
     return trained
