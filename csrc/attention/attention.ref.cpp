@@ -16,9 +16,10 @@ std::vector<double> scores_of(const AttentionArgs& a, const P& policy, int64_t b
   const int64_t group = h / (a.shape.heads / a.shape.groups);
   std::vector<double> scores(a.shape.extents.keys, kMinusInfinity);
   for (int64_t j = 0; j < a.shape.extents.keys; ++j) {
-    if (!policy.allowed(i, j) || bias_of(a.key_bias, b, h, j) == kMinusInfinity) continue;
+    const double bias = bias_of(a.key_bias, b, h, j);
+    if (!policy.allowed(i, j) || bias == kMinusInfinity) continue;
     const double product = dot(row_of<T>(a.q, b, h, i), row_of<T>(a.k, b, group, j), a.shape.width);
-    scores[j] = a.scale * product + bias_of(a.key_bias, b, h, j);
+    scores[j] = a.scale * product + bias;
   }
   return scores;
 }
@@ -27,7 +28,7 @@ double log_sum_exp(const std::vector<double>& scores, double extra) {
   double most = extra > 0 ? 0.0 : kMinusInfinity;
   for (const double s : scores) most = s > most || std::isnan(s) ? s : most;
   if (most == kMinusInfinity || std::isnan(most)) return most;
-  double sum = extra * std::exp(-most);
+  double sum = extra > 0 ? extra * std::exp(-most) : 0.0;  // without it, most may be so low that the factor is infinite
   for (const double s : scores) sum += std::exp(s - most);
   return most + std::log(sum);
 }
