@@ -108,7 +108,9 @@ def tree(rng, batch, nodes, prefix):
         while j >= 0:
             ancestors[i, j] = True
             j = parent[j]
-    return Tree(ancestors, prefix), np.concatenate([np.ones((nodes, prefix), bool), ancestors | np.eye(nodes, dtype=bool)], 1)
+    return Tree(ancestors, prefix), np.concatenate(
+        [np.ones((nodes, prefix), bool), ancestors | np.eye(nodes, dtype=bool)], 1
+    )
 
 
 def policy_case(name, rng, shape):
