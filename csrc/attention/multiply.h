@@ -23,7 +23,7 @@ constexpr int kVectors = 2;
 #endif
 constexpr int kGroup = 6;             // rows of a register block
 constexpr int kLanes = kVectors * W;  // of a panel
-constexpr int64_t kPanelWords = 64;   // of a panel in one pass of `accumulate`: 16 KiB where W is 16
+constexpr int64_t kPanelWords = 128;  // of a panel in one pass of `accumulate`: 32 KiB where W is 16
 
 TK_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 TK_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

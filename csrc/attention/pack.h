@@ -21,6 +21,20 @@ struct PickedRows {
   TK_MEMBER const T* row(int64_t i) const { return data + (index ? index[i] : i) * stride; }
 };
 
+// Rows that are needed soon. Rows picked by a policy are no stream that the processor foresees: each step of packing
+// asks for as many of them as it packs.
+template <class T>
+struct RowsAhead {
+  PickedRows<T> from;
+  int64_t rows, width;
+  TK_MEMBER void fetch(int64_t begin, int64_t end) const {
+    for (int64_t i = begin; i < end && i < rows; ++i) {
+      const char* row = reinterpret_cast<const char*>(from.row(i));
+      for (int64_t at = 0; at < width * static_cast<int64_t>(sizeof(T)); at += 64) __builtin_prefetch(row + at, 0, 2);
+    }
+  }
+};
+
 TK_INLINE int64_t padded_width(int64_t width) { return round_up(width, W); }
 // Floats that panels of `words` words take for `lanes` lanes.
 TK_INLINE int64_t panel_floats(int64_t words, int64_t lanes) { return round_up(lanes, kLanes) * words; }
@@ -53,10 +67,12 @@ TK_INLINE void store_transposed(vf (&block)[W], int64_t depth, float* to) {
 
 // Lanes past the end, up to a multiple of W, repeat a row.
 template <class Kind, class T>
-void pack_transposed(const PickedRows<T>& from, int64_t rows, int64_t width, float* to) {
+void pack_transposed(const PickedRows<T>& from, int64_t rows, int64_t width, float* to,
+                     const RowsAhead<T>& ahead = {}) {
   const int64_t words = Kind::words(width);
   const int64_t whole = Kind::whole_words(width) / W * W;
   for (int64_t first = 0; first < rows; first += W) {
+    ahead.fetch(first, first + W);
     const T* row[W];
     for (int i = 0; i < W; ++i) row[i] = from.row(first + i < rows ? first + i : first);
     float* panel = to + first / kLanes * words * kLanes + first % kLanes;
@@ -74,10 +90,11 @@ void pack_transposed(const PickedRows<T>& from, int64_t rows, int64_t width, flo
 
 // False where a number is NaN or infinite. Padding lanes, and the half word after an odd last row, are zeros.
 template <class Kind, class T>
-bool pack_straight(const PickedRows<T>& from, int64_t rows, int64_t width, float* to) {
+bool pack_straight(const PickedRows<T>& from, int64_t rows, int64_t width, float* to, const RowsAhead<T>& ahead = {}) {
   const int64_t words = Kind::kValues == 1 ? rows : (rows + 1) / 2;
   vf check = zero();  // anything times zero: NaN unless finite
   for (int64_t w = 0; w < words; ++w) {
+    ahead.fetch(w * Kind::kValues, (w + 1) * Kind::kValues);
     const T* row = from.row(w * Kind::kValues);
     const bool paired = Kind::kValues == 2 && 2 * w + 1 < rows;
     const T* next = paired ? from.row(2 * w + 1) : row;
