@@ -95,10 +95,12 @@ template <class Kind, int V, class Left, class Out>
 void multiply_panel(int64_t rows, const Left& left, const float* panel, int64_t words, const Out& out, int64_t lane,
                     float* to, int64_t stride) {
   const int64_t groups = (rows + kGroup - 1) / kGroup;
-  for (int64_t g = 0; g < groups; ++g) {
-    const int64_t r = rows * g / groups;
-    const int64_t height = rows * (g + 1) / groups - r;
-    multiply_group<Kind, V, kGroup>(height, left.from(r, 0), panel, words, out, lane, to + r * stride, stride);
+  const int64_t height = groups > 0 ? rows / groups : 0;
+  const int64_t taller = rows - groups * height;  // groups with a row more
+  for (int64_t g = 0, r = 0; g < groups; ++g) {
+    const int64_t count = height + (g < taller ? 1 : 0);
+    multiply_group<Kind, V, kGroup>(count, left.from(r, 0), panel, words, out, lane, to + r * stride, stride);
+    r += count;
   }
 }
 
@@ -119,13 +121,16 @@ void multiply(int64_t rows, int64_t lanes, int64_t words, const Left& left, cons
   }
 }
 
-// to[r][lane] += the product, in passes over so few words that a panel's share of a pass stays in L1.
+// to[r][lane] += the product, in equal passes over so few words that a panel's share of a pass stays in L1.
 template <class Kind, class Left>
 void accumulate(int64_t rows, int64_t lanes, int64_t words, const Left& left, const Panels& panels, float* to,
                 int64_t stride) {
-  for (int64_t k = 0; k < words; k += kPanelWords) {
+  const int64_t passes = (words + kPanelWords - 1) / kPanelWords;
+  for (int64_t pass = 0, k = 0; pass < passes; ++pass) {
+    const int64_t end = words * (pass + 1) / passes;
     const Panels part{panels.data + k * kLanes, panels.words};
-    multiply<Kind>(rows, lanes, smaller(words - k, kPanelWords), left.from(0, k), part, Add{}, to, stride);
+    multiply<Kind>(rows, lanes, end - k, left.from(0, k), part, Add{}, to, stride);
+    k = end;
   }
 }
 

@@ -36,7 +36,7 @@ TK_INLINE bool samples_share_policy(const Policy& p) {
 
 // Rows of equal tiles for queries that only their number cuts.
 TK_INLINE int64_t even_rows(int64_t queries, int64_t heads, int64_t most) {
-  while (most > 2 * kChunkRows / 2 && heads * ((queries + most - 1) / most) < kFewTiles) most /= 2;
+  while (most > kChunkRows && heads * ((queries + most - 1) / most) < kFewTiles) most /= 2;
   const int64_t tiles = (queries + most - 1) / most;
   return tiles == 0 ? most : round_up((queries + tiles - 1) / tiles, kGroup);
 }
