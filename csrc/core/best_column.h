@@ -54,6 +54,7 @@ struct Panels {
   float* packed;  // [panels][words][kPanel]
   float* scale;   // [panels * kPanel]
   float* bias;    // [panels * kPanel]
+  float* extra;   // of the Meet, or null
 };
 
 // ---- squares of words -----------------------------------------------------------------------------------------------
@@ -327,12 +328,16 @@ void copy_words(const T* from, int64_t stride, int64_t rows, int64_t width, floa
   }
 }
 
-template <class Kind, bool kScaled>
-void meet_columns(const Panels& c, RowBlock k, const float* rows, int64_t stride, const Best& best) {
-  for (int64_t i = 0; i < round_up(k.count, W) * W; ++i) {
+inline void clear_best(const Best& best, int64_t rows) {
+  for (int64_t i = 0; i < round_up(rows, W) * W; ++i) {
     best.score[i] = kNever;
     best.group[i] = 0;
   }
+}
+
+template <class Kind, bool kScaled>
+void meet_columns(const Panels& c, RowBlock k, const float* rows, int64_t stride, const Best& best) {
+  clear_best(best, k.count);
   const int64_t panel_bytes = c.words * kPanel * static_cast<int64_t>(sizeof(float));
   const int64_t at_once = panel_bytes > 0 && panel_bytes < kGroupBytes ? kGroupBytes / panel_bytes : 1;
   const int64_t tiles = (k.count + kRows - 1) / kRows;
@@ -347,12 +352,22 @@ void meet_columns(const Panels& c, RowBlock k, const float* rows, int64_t stride
   }
 }
 
-template <class Kind, class Rule>
-void search_block(const Panels& c, RowBlock k, const float* rows, int64_t stride, const Rule& rule) {
+// How a block of rows meets the columns; another one may keep `extra_floats` a sample, filled once it is packed.
+struct MeetAll {
+  int64_t extra_floats(const ColumnSearch&, int64_t) const { return 0; }
+  void prepare(const Panels&) const {}
+  template <class Kind, bool kScaled>
+  void meet(const Panels& c, RowBlock k, const float* rows, int64_t stride, const Best& best) const {
+    meet_columns<Kind, kScaled>(c, k, rows, stride, best);
+  }
+};
+
+template <class Kind, class Rule, class Meet>
+void search_block(const Panels& c, RowBlock k, const float* rows, int64_t stride, const Rule& rule, const Meet& meet) {
   const int64_t padded = round_up(k.count, W);
   const Scratch<float> score(padded * W);
   const Scratch<int32_t> group(padded * W);
-  meet_columns<Kind, Rule::template kScaled<Kind>>(c, k, rows, stride, {score.data(), group.data()});
+  meet.template meet<Kind, Rule::template kScaled<Kind>>(c, k, rows, stride, {score.data(), group.data()});
   for (int64_t i = 0; i < k.count; i += W) {
     const int64_t present = k.count - i < W ? k.count - i : W;
     RowAnswers answers{k.first + i, present, zero(), vi{}, zero(), rows + i * stride, stride};
@@ -362,15 +377,15 @@ void search_block(const Panels& c, RowBlock k, const float* rows, int64_t stride
   }
 }
 
-template <class Kind, class T, class Rule>
-void search_rows(const ColumnSearch& s, const Panels& c, RowBlock k, const Rule& rule) {
+template <class Kind, class T, class Rule, class Meet>
+void search_rows(const ColumnSearch& s, const Panels& c, RowBlock k, const Rule& rule, const Meet& meet) {
   const T* rows = static_cast<const T*>(s.x) + c.b * s.x_batch_stride + k.first * s.x_row_stride;
   if constexpr (sizeof(T) == sizeof(float)) {
-    search_block<Kind>(c, k, rows, s.x_row_stride, rule);
+    search_block<Kind>(c, k, rows, s.x_row_stride, rule, meet);
   } else {
     const Scratch<float> words(k.count * c.words);
     copy_words<Kind>(rows, s.x_row_stride, k.count, s.width, words.data());
-    search_block<Kind>(c, k, words.data(), c.words, rule);
+    search_block<Kind>(c, k, words.data(), c.words, rule, meet);
   }
 }
 
@@ -381,46 +396,53 @@ void search_whole_samples(const ColumnSearch& s, int64_t panels, const Rule& rul
     const Scratch<float> packed(panels * kPanel * words);
     const Scratch<float> scale(panels * kPanel);
     const Scratch<float> bias(panels * kPanel);
-    const Panels c{b, s.columns, panels, words, packed.data(), scale.data(), bias.data()};
+    const Panels c{b, s.columns, panels, words, packed.data(), scale.data(), bias.data(), nullptr};
     for (int64_t p = 0; p < panels; ++p) pack_panel<Kind, T>(s, c, p, rule);
-    search_rows<Kind, T>(s, c, {0, s.rows}, rule);
+    search_rows<Kind, T>(s, c, {0, s.rows}, rule, MeetAll{});
   });
 }
 
 // Samples are cut into row blocks that share their sample's packed columns.
-template <class Kind, class T, class Rule>
-void search_row_blocks(const ColumnSearch& s, int64_t panels, const Rule& rule) {
+template <class Kind, class T, class Rule, class Meet>
+void search_row_blocks(const ColumnSearch& s, int64_t panels, const Rule& rule, const Meet& meet) {
   const int64_t words = Kind::words(s.width);
   const int64_t lanes = panels * kPanel;
-  int64_t at_once = kPackedBytes / static_cast<int64_t>(sizeof(float)) / (lanes * (words + 2));
+  const int64_t extra = meet.extra_floats(s, panels);
+  int64_t at_once = kPackedBytes / static_cast<int64_t>(sizeof(float)) / (lanes * (words + 2) + extra);
   at_once = at_once < 1 ? 1 : at_once < s.batch ? at_once : s.batch;
   const Scratch<float> packed(at_once * lanes * words);
   const Scratch<float> scale(at_once * lanes);
   const Scratch<float> bias(at_once * lanes);
+  const Scratch<float> extras(at_once * extra);
   const int64_t block = kChunkTiles * kRows;
   const int64_t blocks = (s.rows + block - 1) / block;
   for (int64_t first = 0; first < s.batch; first += at_once) {
     const int64_t samples = first + at_once < s.batch ? at_once : s.batch - first;
     const auto columns = [&](int64_t i) {
       float* own = packed.data() + i * lanes * words;
-      return Panels{first + i, s.columns, panels, words, own, scale.data() + i * lanes, bias.data() + i * lanes};
+      float* own_scale = scale.data() + i * lanes;
+      return Panels{
+          first + i, s.columns, panels, words, own, own_scale, bias.data() + i * lanes, extras.data() + i * extra};
     };
     parallel_for(samples * panels, [&](int64_t i) { pack_panel<Kind, T>(s, columns(i / panels), i % panels, rule); });
+    if (extra > 0) parallel_for(samples, [&](int64_t i) { meet.prepare(columns(i)); });
     parallel_for(samples * blocks, [&](int64_t i) {
       const int64_t row = i % blocks * block;
-      search_rows<Kind, T>(s, columns(i / blocks), {row, row + block < s.rows ? block : s.rows - row}, rule);
+      search_rows<Kind, T>(s, columns(i / blocks), {row, row + block < s.rows ? block : s.rows - row}, rule, meet);
     });
   }
+}
+
+// Few multiply-adds, or many samples: one chunk each.
+inline bool keeps_samples_whole(const ColumnSearch& s) {
+  return s.rows * s.columns * s.width <= kWholeSample || s.batch >= kManySamples;
 }
 
 template <class Kind, class T, class Rule>
 void search_columns(const ColumnSearch& s, const Rule& rule) {
   const int64_t panels = (s.columns + kPanel - 1) / kPanel;
-  if (s.rows * s.columns * s.width <= kWholeSample || s.batch >= kManySamples) {
-    search_whole_samples<Kind, T>(s, panels, rule);
-  } else {
-    search_row_blocks<Kind, T>(s, panels, rule);
-  }
+  if (keeps_samples_whole(s)) return search_whole_samples<Kind, T>(s, panels, rule);
+  search_row_blocks<Kind, T>(s, panels, rule, MeetAll{});
 }
 
 }  // namespace
