@@ -59,8 +59,8 @@ py::object update(py::handle x_, py::handle labels_, py::handle old_, std::strin
   const Tensor shift = call.out("shift", shift_, DType::f32, "B");
   TK_RUN(call, cluster, update,
          cluster::UpdateArgs{x.data, labels.as<int64_t>(), old.data, nullptr, counts.as<int64_t>(), centroids.data,
-                             shift.as<float>(), x.dtype, metric, call.dim('B'), call.dim('N'), call.dim('K'),
-                             call.dim('D'), x.stride(0), x.stride(1), old.stride(0), old.stride(1)});
+                             shift.as<float>(), x.dtype, metric, true, true, call.dim('B'), call.dim('N'),
+                             call.dim('K'), call.dim('D'), x.stride(0), x.stride(1), old.stride(0), old.stride(1)});
   return call.results();
 }
 
@@ -77,8 +77,8 @@ py::object cluster_sums(py::handle x_, py::handle labels_, py::handle clusters_,
   const Tensor counts = call.out("counts", py::none(), DType::i64, "B K");
   TK_RUN(call, cluster, update,
          cluster::UpdateArgs{x.data, labels.as<int64_t>(), nullptr, sums.as<float>(), counts.as<int64_t>(), nullptr,
-                             nullptr, x.dtype, metric, call.dim('B'), call.dim('N'), call.dim('K'), call.dim('D'),
-                             x.stride(0), x.stride(1), 0, 0});
+                             nullptr, x.dtype, metric, true, false, call.dim('B'), call.dim('N'), call.dim('K'),
+                             call.dim('D'), x.stride(0), x.stride(1), 0, 0});
   return call.results();
 }
 
@@ -94,8 +94,8 @@ py::object cluster_means(py::handle sums_, py::handle counts_, py::handle old_, 
   const Tensor shift = call.out("shift", py::none(), DType::f32, "B");
   TK_RUN(call, cluster, update,
          cluster::UpdateArgs{nullptr, nullptr, old.data, sums.as<float>(), counts.as<int64_t>(), centroids.data,
-                             shift.as<float>(), old.dtype, metric, call.dim('B'), 0, call.dim('K'), call.dim('D'), 0, 0,
-                             old.stride(0), old.stride(1)});
+                             shift.as<float>(), old.dtype, metric, false, true, call.dim('B'), 0, call.dim('K'),
+                             call.dim('D'), 0, 0, old.stride(0), old.stride(1)});
   return call.results();
 }
 

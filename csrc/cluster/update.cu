@@ -74,8 +74,8 @@ void sum_rows(const UpdateArgs& a, const Space& space, const GpuContext& context
 template <class T>
 void update_samples(const UpdateArgs& a, const GpuContext& context) {
   const Space space(a, context.workspace);
-  if (a.x) sum_rows<T>(a, space, context);
-  if (!a.old) return;
+  if (a.add_rows) sum_rows<T>(a, space, context);
+  if (!a.move_centroids) return;
   const dim3 blocks = blocks_for(a.batch * a.clusters, kUpdateWarps);
   launch(cluster_means_kernel<T>, blocks, dim3(kUpdateThreads), 0, context.stream, a, space.sums, space.moved);
   launch(cluster_shift_kernel<kUpdateThreads>, dim3(static_cast<unsigned>(a.batch)), dim3(kUpdateThreads), 0,

@@ -2,10 +2,10 @@
 // update: centroids from the rows of each cluster, in two halves that can also run alone (rows spread over machines
 // meet between them): sums and counts of the rows, then means and shift.
 //
-//   x          (B, N, D)  float32, float16 or bfloat16; null: sums and counts are given
+//   x          (B, N, D)  float32, float16 or bfloat16
 //   labels     (B, N)     int64, every value in [0, K); checked by the caller where the memory is on the host
-//   old        (B, K, D)  dtype of x; null: only sums and counts are wanted
-//   sums       (B, K, D)  float32; null: not wanted
+//   old        (B, K, D)  dtype of x
+//   sums       (B, K, D)  float32; null: not wanted. Given, with counts, where the rows are not added up
 //   counts     (B, K)     int64
 //   centroids  (B, K, D)  dtype of x
 //   shift      (B)        float32, max over k of |c'_k - c_k|; NaN as soon as one of them is
@@ -32,6 +32,8 @@ struct UpdateArgs {
   float* shift;
   DType dtype;
   Metric metric;
+  bool add_rows;                         // the first half: x, labels -> sums, counts
+  bool move_centroids;                   // the second half: sums, counts, old -> centroids, shift
   int64_t batch, rows, clusters, width;  // B, N, K, D
   int64_t x_batch_stride, x_row_stride;  // in elements
   int64_t old_batch_stride, old_row_stride;

@@ -48,8 +48,8 @@ template <class T>
 void update_sample(const UpdateArgs& a, int64_t b) {
   std::vector<float> own(a.sums ? 0 : static_cast<size_t>(a.clusters * a.width));
   float* sums = a.sums ? a.sums + b * a.clusters * a.width : own.data();
-  if (a.x) sum_rows<T>(a, b, sums);
-  if (!a.old) return;
+  if (a.add_rows) sum_rows<T>(a, b, sums);
+  if (!a.move_centroids) return;
   float shift = 0;
   for (int64_t k = 0; k < a.clusters; ++k) {
     const float moved = place_centroid<T>(a, b, k, sums + k * a.width);

@@ -133,6 +133,16 @@ def test_empty_extents(backend, shape):
     assert shift.tolist() == [0] * batch
 
 
+def test_arrays_without_memory(backend):
+    """The memory of an empty torch tensor has no address."""
+    torch = pytest.importorskip("torch", reason="other frameworks give empty arrays an address")
+    sums, counts = cluster_sums(torch.zeros(2, 0, 3), torch.zeros(2, 0, dtype=torch.int64), 4)
+    assert not sums.any()
+    assert not counts.any()
+    _, _, shift = update(torch.zeros(2, 5, 0), torch.zeros(2, 5, dtype=torch.int64), torch.zeros(2, 4, 0))
+    assert shift.tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_strided_and_offset_views(backend, rng, dtype, metric):
