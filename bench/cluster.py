@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from bench import cluster_order
+from bench import cluster_kmeans, cluster_order
 from bench.core import Case
 
 
 def cases() -> list[Case]:
     """Every case of the family, in the order of the table."""
-    return cluster_order.cases()
+    return [*cluster_kmeans.cases(), *cluster_order.cases()]

@@ -32,9 +32,10 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Floor:
-    """What the project promises: a ratio of at least `value`, less seconds above the peer, or no more bytes."""
+    """What the project promises: a ratio or share of peak of at least `value`, less seconds above the peer, or no more
+    bytes."""
 
-    kind: Literal["ratio", "overhead", "speedup", "memory"]
+    kind: Literal["ratio", "overhead", "speedup", "memory", "peak"]
     value: float
 
     def met(self, row: Row) -> bool:
@@ -43,11 +44,15 @@ class Floor:
             return row.peer_seconds is not None and row.seconds - row.peer_seconds < self.value
         if self.kind == "memory":
             return row.peak_mem_bytes is not None and row.peak_mem_bytes <= self.value
+        if self.kind == "peak":
+            return row.peak_share is not None and row.peak_share >= self.value
         return row.ratio is not None and row.ratio >= self.value
 
     def __str__(self) -> str:
         if self.kind == "overhead":
             return f"< {self.value * 1e6:.3g} µs above it"
+        if self.kind == "peak":
+            return f">= {self.value:.0%} of peak"
         return f"<= {self.value / 2**20:.1f} MiB" if self.kind == "memory" else f">= {self.value:g}x"
 
 
@@ -188,14 +193,15 @@ def _agreed_backend(work: Work) -> str:
 
 
 def _comparisons(alone: Row, seconds: dict[str, float], floors: list[Floor]) -> list[Result]:
-    """One result per contender. Promised ratios and overheads are those to the first peer; memory counts once."""
+    """One result per contender. Promised ratios and overheads are those to the first peer; memory and the share of peak
+    count once."""
     if not seconds:
-        return [Result(alone, _of_kind(floors, "memory"))]
+        return [Result(alone, _of_kind(floors, "memory", "peak"))]
     results = []
     for i, (name, theirs) in enumerate(seconds.items()):
         kinds = {"speedup"} if name == ONE_THREAD else {"ratio", "overhead"} if i == 0 else set()
         if i == 0:
-            kinds.add("memory")
+            kinds |= {"memory", "peak"}
         row = dataclasses.replace(alone, peer=name, peer_seconds=theirs, ratio=theirs / alone.seconds)
         results.append(Result(row, _of_kind(floors, *kinds)))
     return results

@@ -97,9 +97,13 @@ def floors_summary(results: list[Result]) -> tuple[list[str], list[str]]:
         for floor in result.floors:
             row = result.row
             above = row.seconds - (row.peer_seconds or 0.0)
-            figures = {"overhead": seconds_text(above), "memory": _bytes_text(row.peak_mem_bytes)}
+            figures = {
+                "overhead": seconds_text(above),
+                "memory": _bytes_text(row.peak_mem_bytes),
+                "peak": f"{row.peak_share or 0:.0%} of peak",
+            }
             figure = figures.get(floor.kind, f"{row.ratio or 0:.2f}x")
-            against = "" if floor.kind == "memory" else f" against {row.peer}"
+            against = "" if floor.kind in ("memory", "peak") else f" against {row.peer}"
             text = f"{row.op} {row.case} {row.dtype}, {row.threads} thread(s): {figure}{against} (floor {floor})"
             (met if floor.met(row) else missed).append(text)
     return met, missed

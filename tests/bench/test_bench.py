@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import os
@@ -14,7 +15,7 @@ import pytest
 
 pytest.importorskip("torch", reason="bench races torch")
 pytest.importorskip("threadpoolctl", reason="bench needs the bench extra")
-from bench import core, machine, memory, merge, overhead, report
+from bench import cluster, core, machine, memory, merge, overhead, report
 
 import tokernel
 
@@ -23,7 +24,7 @@ ROW_KEYS = [
     "family", "op", "case", "dtype", "backend", "threads", "seconds", "spread",
     "peer", "peer_seconds", "ratio", "peak_share", "peak_mem_bytes",
 ]  # fmt: skip
-CASES = [*merge.cases(), *overhead.cases()]
+CASES = [*merge.cases(), *cluster.cases(), *overhead.cases()]
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +62,10 @@ def test_promised_cases_carry_their_floors():
     assert ("ratio", 3.0) in floors["tome_step", "64x197x768, r=16"]
     assert ("ratio", 2.0) in floors["segment_reduce mean", "64x1024x512, 128 segments, offsets"]
     assert ("speedup", 1.8) in floors["cosine_match", "2x4096x320"]
+    assert ("peak", 0.85) in floors["assign", "32768x64, K=512"]
+    for module, peer, ratio in (("faiss", "faiss Kmeans", 1.8), ("sklearn", "scikit-learn KMeans", 2.5)):
+        if importlib.util.find_spec(module):
+            assert ("ratio", ratio) in floors["kmeans", f"32768x64, K=512, 5 iterations, {peer}"]
     assert ("overhead", 1.6e-6) in floors["gather_rows", "torch, eager"]
 
 
@@ -93,12 +98,12 @@ def test_more_threads_are_compared_with_one():
 
 
 def test_promises_go_to_the_comparison_they_name():
-    promised = [core.Floor(kind, 1.0) for kind in ("ratio", "overhead", "speedup", "memory")]
+    promised = [core.Floor(kind, 1.0) for kind in ("ratio", "overhead", "speedup", "memory", "peak")]
     results = core._comparisons(row(seconds=2.0), {"a": 4.0, "b": 1.0, core.ONE_THREAD: 3.0}, promised)
     assert [r.row.ratio for r in results] == [2.0, 0.5, 1.5]
-    assert [[f.kind for f in r.floors] for r in results] == [["ratio", "overhead", "memory"], [], ["speedup"]]
+    assert [[f.kind for f in r.floors] for r in results] == [["ratio", "overhead", "memory", "peak"], [], ["speedup"]]
     (alone,) = core._comparisons(row(seconds=2.0), {}, promised)
-    assert [f.kind for f in alone.floors] == ["memory"]
+    assert [f.kind for f in alone.floors] == ["memory", "peak"]
 
 
 def test_contenders_are_timed_in_turns():
@@ -123,6 +128,8 @@ def test_contenders_are_timed_in_turns():
         (core.Floor("overhead", 1e-6), {"seconds": 1e-7}, False),
         (core.Floor("memory", 100), {"peak_mem_bytes": 100}, True),
         (core.Floor("memory", 100), {"peak_mem_bytes": 101}, False),
+        (core.Floor("peak", 0.85), {"peak_share": 0.85}, True),
+        (core.Floor("peak", 0.85), {"peak_share": 0.84}, False),
     ],
 )
 def test_floors(floor, changes, met):
