@@ -149,6 +149,30 @@ def _clusters() -> dict[str, Cost]:
     }
 
 
+def _kmeans() -> dict[str, Cost]:
+    """One Lloyd iteration over the keys of that layer; the small kinds take one head of 500 rows."""
+    heads, tokens, width, clusters = 40, 75600, 128, 1000
+    case, rows, centroids = f"H={heads} N={tokens} K={clusters} D={width}", heads * tokens, heads * clusters
+    vectors, products = (rows + centroids) * width, 2.0 * rows * clusters * width
+    norms, answers = (rows + centroids) * F32, rows * (F32 + I64)
+    few, splits = 500, 16
+    blocks = heads * (tokens // 1024) * width * F32
+    return {
+        "assign_norms_kernel": Cost(f"{case} bf16", vectors * BF16 + norms, flops=2.0 * vectors),
+        "assign_float32_kernel": Cost(f"{case} fp32", vectors * F32 + norms + answers, flops=products),
+        "assign_mma_kernel": Cost(f"{case} bf16", vectors * BF16 + norms + answers, products, tensor_cores=True),
+        "assign_splits_kernel": Cost(f"N={few}, {splits} splits", 2.0 * splits * few * F32 + few * (2 * F32 + I64)),
+        "row_weights_kernel": Cost(f"{case} bf16, cosine", rows * (width * BF16 + F32), flops=2.0 * rows * width),
+        "cluster_sums_kernel": Cost(
+            f"{case} bf16",
+            rows * (width * BF16 + F32) + centroids * (width * F32 + 2 * I64) + blocks,
+            flops=float(rows * width),
+        ),
+        "cluster_means_kernel": Cost(f"{case} bf16", centroids * (width * (F32 + 2 * BF16) + I64 + F32)),
+        "cluster_shift_kernel": Cost(case, (centroids + heads) * F32),
+    }
+
+
 def _attention() -> dict[str, Cost]:
     """8 heads of 4096 tokens, 64 wide."""
     heads, tokens, width = 8, 4096, 64
@@ -196,6 +220,7 @@ COSTS: dict[str, Cost] = {
     **_soft(),
     **_compaction(),
     **_clusters(),
+    **_kmeans(),
     **_attention(),
     **_attention_around(),
 }
