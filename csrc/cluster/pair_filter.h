@@ -36,7 +36,7 @@ struct ColumnNorms {
 // One sample's columns in pairs.
 struct PairPanels {
   ColumnNorms* norms;
-  int32_t* misses;  // blocks that gained nothing, less those that gained
+  int32_t* misses;  // blocks that gained nothing, less those that gained; huge where no block can
   float* mean;      // [width rounded up to W]
   float* bias;      // [panels * kPanel]
   float* packed;    // [panels][words][kPanel]
@@ -54,16 +54,9 @@ struct PairPanels {
   }
 };
 
-TK_INLINE vf largest(vf x, vf y) {
-  vf r;
-  asm("vmaxps %2, %1, %0" : "=v"(r) : "v"(x), "v"(y));  // y where either is NaN
-  return r;
-}
-TK_INLINE vf least(vf x, vf y) {
-  vf r;
-  asm("vminps %2, %1, %0" : "=v"(r) : "v"(x), "v"(y));
-  return r;
-}
+// y where either is NaN. GCC makes two instructions of max() and min().
+TK_INLINE vf largest(vf x, vf y) { return (vf)_mm512_maskz_max_ps(kAllLanes, (__m512)x, (__m512)y); }
+TK_INLINE vf least(vf x, vf y) { return (vf)_mm512_maskz_min_ps(kAllLanes, (__m512)x, (__m512)y); }
 
 // To the nearest bfloat16, for numbers.
 TK_INLINE vf rounded(vf x) {
@@ -74,9 +67,13 @@ TK_INLINE vf rounded(vf x) {
 // To a bfloat16 that is not smaller, for numbers from 0.
 TK_INLINE vf rounded_up(vf x) { return (vf)(((vu)x + 0xffffu) & 0xffff0000u); }
 
-TK_INLINE vf root(vf x) { return (vf)_mm512_maskz_sqrt_ps(kAllLanes, (__m512)x); }
-
-TK_INLINE float largest_root(vf squares) { return __builtin_sqrtf(reduce_max(squares)); }
+// A norm, no smaller than it is: sums of squares round, and squares below 2^-126 vanish.
+TK_INLINE vf norm_above(vf squares, int64_t width) {
+  const auto terms = static_cast<float>(width);
+  const vf norm = (vf)_mm512_maskz_sqrt_ps(kAllLanes, (__m512)squares);
+  return norm * (1 + 0x1p-22f * (terms + 8)) + 0x1p-63f * terms;
+}
+TK_INLINE float norm_above(float squares, int64_t width) { return norm_above(set(squares), width)[0]; }
 
 // Whether a lane's column may be chosen, as 0 or -1.
 TK_INLINE vi usable(const Panels& c, int64_t panel, int v) {
@@ -88,18 +85,25 @@ TK_INLINE vi usable(const Panels& c, int64_t panel, int v) {
 
 inline int groups_of(const Panels& c, int64_t panel) { return c.columns - panel * kPanel > W ? kVectors : 1; }
 
-inline void find_mean(const Panels& c, const PairPanels& p) {
+// The mean of the usable columns. False where one that may be chosen is not among them.
+inline bool find_mean(const Panels& c, const PairPanels& p) {
+  bool complete = true;
   for (int64_t w = 0; w < round_up(c.words, W); ++w) p.mean[w] = 0;
   int64_t count = 0;
   for (int64_t panel = 0; panel < c.panels; ++panel) {
     for (int v = 0; v < groups_of(c, panel); ++v) {
       const vi use = usable(c, panel, v);
-      for (int i = 0; i < W; ++i) count -= use[i];
+      const vf bias = load(c.bias + panel * kPanel + v * W);
+      for (int i = 0; i < W; ++i) {
+        count -= use[i];
+        complete &= use[i] || !(bias[i] > kNever);
+      }
       const float* words = c.packed + panel * c.words * kPanel + v * W;
       for (int64_t w = 0; w < c.words; ++w) p.mean[w] += reduce_add(select(use, load(words + w * kPanel), zero()));
     }
   }
   for (int64_t w = 0; w < c.words && count > 0; ++w) p.mean[w] /= static_cast<float>(count);
+  return complete;
 }
 
 // One group of columns in pairs; adds to the squares of the largest norms.
@@ -128,9 +132,9 @@ inline void pack_pairs(const Panels& c, const PairPanels& p, int64_t panel, int 
     }
     store(out + w / 2 * kPanel, Bf16Pairs::join(half[0], half[1]));
   }
-  const vf slack = set(1.0001f);  // of the sums of squares
-  store(out + (p.words - 1) * kPanel,
-        Bf16Pairs::join(rounded_up(root(squares[3]) * slack), rounded_up(root(squares[2]) * slack)));
+  const vf off = rounded_up(norm_above(squares[3], c.words));
+  const vf near = rounded_up(norm_above(squares[2], c.words));
+  store(out + (p.words - 1) * kPanel, Bf16Pairs::join(off, near));
   vf moved;
   for (int i = 0; i < W; ++i) moved[i] = static_cast<float>(shifted[i]);
   store(p.bias + panel * kPanel + v * W, select(use, moved, set(kLastChoice)));
@@ -153,16 +157,15 @@ inline void level_biases(const Panels& c, const PairPanels& p) {
 }
 
 inline void prepare_pairs(const Panels& c, const PairPanels& p, bool centre_rows) {
-  find_mean(c, p);
+  *p.misses = find_mean(c, p) ? 0 : INT32_MAX / 2;
   vf squares[3] = {};
   for (int64_t panel = 0; panel < c.panels; ++panel) {
     for (int v = 0; v < groups_of(c, panel); ++v) pack_pairs(c, p, panel, v, centre_rows, squares);
   }
-  p.norms->whole = largest_root(squares[0]);
-  p.norms->centred = largest_root(squares[1]);
+  p.norms->whole = norm_above(reduce_max(squares[0]), c.words);
+  p.norms->centred = norm_above(reduce_max(squares[1]), c.words);
   p.norms->bias = reduce_max(squares[2]);
   level_biases(c, p);
-  *p.misses = 0;
 }
 
 // ---- rows in pairs --------------------------------------------------------------------------------------------------
@@ -186,11 +189,11 @@ TK_INLINE float round_row(const Panels& c, const PairPanels& p, const float* x, 
     store(out + d, near);
   }
   const ColumnNorms& n = *p.norms;
-  const float whole = __builtin_sqrtf(reduce_add(squares[0]));
-  const float centred = __builtin_sqrtf(reduce_add(squares[1]));
-  const float lost = __builtin_sqrtf(reduce_add(squares[2]));
-  store_n(out + 2 * p.words - 2, rounded_up(set(1.0001f * centred)), 1);
-  store_n(out + 2 * p.words - 1, rounded_up(set(1.0001f * lost)), 1);
+  const float whole = norm_above(reduce_add(squares[0]), c.words);
+  const float centred = norm_above(reduce_add(squares[1]), c.words);
+  const float lost = norm_above(reduce_add(squares[2]), c.words);
+  store_n(out + 2 * p.words - 2, rounded_up(set(centred)), 1);
+  store_n(out + 2 * p.words - 1, rounded_up(set(lost)), 1);
   const auto width = static_cast<float>(c.words);
   const float sums =
       0x1p-22f * (width + 6 + static_cast<float>(1 << group_bits)) * (1.02f * centred * n.centred + n.centred_bias);

@@ -66,7 +66,10 @@ def test_large_problems_have_the_bits_of_small_ones(rng, dtype, metric):
     uneven = c * 10.0 ** rng.uniform(-3, 2, (1, 390, 1))
     cases = [(x, c), (x + 50, c + 50), (1e-3 * x, 1e-3 * c), (1e-4 * x + 1, 1e-4 * c + 1), (1e2 * x, 1e2 * c)]
     cases += [(x, twins), (x, uneven), (x + 3, uneven), (uneven, c), (x, np.zeros_like(c)), (np.zeros_like(x), c)]
-    cases += [(1e-19 * x, 1e-19 * c)] if dtype == "float32" else []
+    if dtype == "float32":
+        huge = np.where(np.arange(390)[:, None] % 3 == 0, 1e16, 1) * c
+        cases += [(scale * x, c) for scale in (1e-13, 1e-16, 1e-19, 1e-20, 1e-22)]
+        cases += [(x, 1e-18 * c), (x, 1e-21 * c), (1e-19 * x, 1e-19 * c), (1e16 * x, huge), (x, huge)]
     for rows, centroids in cases:
         a, b = as_dtype(rows, dtype)[0], as_dtype(centroids, dtype)[0]
         labels, best = assign(a, b, metric)
