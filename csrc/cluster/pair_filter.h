@@ -212,24 +212,8 @@ struct PairTile {
 
 template <int R, int V>
 TK_INLINE void meet_pair_panel(const PairPanels& c, const PairTile& t, int64_t p) {
-  const float* panel = c.packed + p * c.words * kPanel;
   vf sum[R][V];
-#pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) sum[i][v] = load(c.bias + p * kPanel + v * W);
-  }
-  for (int64_t w = 0; w < c.words; ++w) {
-    vf column[V];
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) column[v] = load(panel + w * kPanel + v * W);
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      const vf x = set(t.rows[i * t.stride + w]);
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sum[i][v] = Bf16Pairs::dot(x, column[v], sum[i][v]);
-    }
-  }
+  multiply_panel<Bf16Pairs>(t.rows, t.stride, c.packed + p * c.words * kPanel, c.words, c.bias + p * kPanel, sum);
   const vi mask = set_int(t.mask);
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {

@@ -197,27 +197,32 @@ struct Tile {
   Best best;
 };
 
-template <class Kind, bool kScaled, int R, int V>
-TK_INLINE void meet_panel(const Panels& c, const Tile& t, int64_t p) {
-  const float* panel = c.packed + p * c.words * kPanel;
-  const float* bias = c.bias + p * kPanel;
-  vf sum[R][V];
+// sum = bias + rows x one panel, each sum one chain.
+template <class Kind, int R, int V>
+TK_INLINE void multiply_panel(const float* rows, int64_t stride, const float* panel, int64_t words, const float* bias,
+                              vf (&sum)[R][V]) {
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) sum[i][v] = load(bias + v * W);
   }
-  for (int64_t w = 0; w < c.words; ++w) {
+  for (int64_t w = 0; w < words; ++w) {
     vf column[V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) column[v] = load(panel + w * kPanel + v * W);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
-      const vf x = set(t.rows[i * t.stride + w]);
+      const vf x = set(rows[i * stride + w]);
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) sum[i][v] = Kind::dot(x, column[v], sum[i][v]);
     }
   }
+}
+
+template <class Kind, bool kScaled, int R, int V>
+TK_INLINE void meet_panel(const Panels& c, const Tile& t, int64_t p) {
+  vf sum[R][V];
+  multiply_panel<Kind>(t.rows, t.stride, c.packed + p * c.words * kPanel, c.words, c.bias + p * kPanel, sum);
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
     vf score = load(t.best.score + i * W);
