@@ -235,6 +235,13 @@ class TestGradients:
         torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_compiles_in_one_piece(mode):
+    x, module = tokens(4, 6), sigma.KVCompressAttention(8, 2, 2, mode)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, 4, 6), module(x, 4, 6), atol=1e-6, rtol=1e-6)
+
+
 class TestMask:
     def test_equals_torch(self):
         q, k, v = (tokens(4, 4, seed=seed) for seed in range(3))

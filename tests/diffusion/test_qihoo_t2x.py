@@ -280,6 +280,13 @@ class TestBlock:
         assert torch.equal(made(windows, (1, 4, 4), t6, text, mask), out)
         assert torch.equal(made(windows, (1, 4, 4), t6, text, mask.bool()), out)
 
+    def test_compiles_in_one_piece(self):
+        made, arguments = block((2, 2, 3)), inputs((2, 4, 6), (2, 2, 3))
+        compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
+        windows, t6, text = arguments
+        out, again = (run(windows, (2, 4, 6), t6, text) for run in (made, compiled))
+        torch.testing.assert_close(again, out, atol=1e-6, rtol=1e-6)
+
     @torch.no_grad()
     def test_without_shifted_windows(self):
         made = block(shift=False)
@@ -430,6 +437,8 @@ class TestPTDiT:
 
     def test_learns(self):
         model = self.model()
+        with torch.inference_mode():  # leaves nothing behind that training could not use
+            model(normal(1, 4, 8, 8), torch.tensor([1.0]), normal(1, 5, 12))
         latent, text, steps = normal(2, 4, 8, 8), normal(2, 5, 12, seed=1), torch.tensor([10.0, 900.0])
         optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
         target, losses = normal(2, 8, 8, 8, seed=3), []

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from tokernel import ops
 from tokernel.diffusion._kv_pool import merge_heads, split_heads
-from tokernel.diffusion._windows import Extents, check_window, window_order
+from tokernel.diffusion._windows import Extents, WindowOrder, check_window, window_order
 
 __all__ = ["MultiHead", "ProxyMode", "ProxyTokenBlock", "ProxyWeights", "norm", "proxy_attention", "proxy_tokens"]
 
@@ -230,6 +230,7 @@ class ProxyTokenBlock(nn.Module):
         text: Tensor,
         text_mask: Tensor | None = None,
         generator: torch.Generator | None = None,
+        order: WindowOrder | None = None,
     ) -> Tensor:
         """Run the block.
 
@@ -240,6 +241,7 @@ class ProxyTokenBlock(nn.Module):
             text: (B, L, C).
             text_mask: (B, L), 0 or False on padding, which then has no weight at all.
             generator: of random proxies.
+            order: of :func:`window_order`, for blocks in a row that share it; None finds it.
 
         Returns:
             (B * nW, n, C).
@@ -257,7 +259,7 @@ class ProxyTokenBlock(nn.Module):
         )
         # With the tokens of a sample in one row, a sample's modulation cannot meet another's windows.
         x = mixed.reshape(batch, -1, dim)
-        order = window_order(grid, self.window, x.device)
+        order = order or window_order(grid, self.window, x.device)
         t6 = t6.reshape(batch, 6, dim)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (self.table + t6).unsqueeze(2).unbind(1)
         x = x + gate * self.within(norm(x) * (1 + scale) + shift, policy=ops.Segments(order.windows))

@@ -6,7 +6,7 @@ A grid is (f, h, w): frames, rows, columns. Windows and the tokens in a window a
 
 from __future__ import annotations
 
-import functools
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -152,7 +152,12 @@ class WindowOrder(NamedTuple):
     back: Tensor
 
 
-@functools.lru_cache(maxsize=64)
+def _part_sizes(extent: int, edge: int) -> list[list[int]]:
+    """Sizes of the regions of every shifted window along one axis: the last is cut where the grid was wrapped."""
+    last = [edge - edge // 2, edge // 2] if edge // 2 else [edge]
+    return [[edge]] * (extent // edge - 1) + [last]
+
+
 def window_order(grid: Extents, p: Extents, device: torch.device) -> WindowOrder:
     """Order the tokens of a grid by shifted window and region, so that no mask is needed: parts are segments."""
     check_window("window_order", grid, p)
@@ -161,13 +166,13 @@ def window_order(grid: Extents, p: Extents, device: torch.device) -> WindowOrder
     numbers = torch.arange(tokens, device=device)
     rolled = roll_windows(numbers.view(-1, n, 1), grid, p).flatten()
     region = window_partition(_regions(grid, p, device)[None, ..., None], p).flatten()
-    part = numbers // n * 27 + region
-    by_part = part.argsort(stable=True)
-    order = rolled[by_part]
-    counts = torch.unique_consecutive(part[by_part], return_counts=True)[1]
+    order = rolled[(numbers // n * 27 + region).argsort(stable=True)]
+    sizes = [0]
+    for window in itertools.product(*(_part_sizes(extent, edge) for extent, edge in zip(grid, p, strict=True))):
+        sizes += [f * h * w for f, h, w in itertools.product(*window)]
     return WindowOrder(
         windows=torch.arange(0, tokens + 1, n, device=device),
-        regions=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+        regions=torch.tensor(list(itertools.accumulate(sizes)), device=device),
         order=order,
         back=torch.empty_like(order).scatter_(0, order, numbers),
     )

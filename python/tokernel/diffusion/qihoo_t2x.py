@@ -31,6 +31,7 @@ from tokernel.diffusion._windows import (
     roll_windows,
     shift_region_mask,
     window_merge,
+    window_order,
     window_partition,
 )
 from tokernel.papers import paper
@@ -222,8 +223,9 @@ class PTDiT(nn.Module):
         x = window_partition(x + self.positions(grid, x.device).to(x.dtype), window)
         t6, embedded = self.time(timestep, x.dtype)
         states = self.caption(text)
+        order = window_order(grid, window, x.device)
         for block in self.blocks:
-            x = block(x, grid, t6, states, text_mask, generator)
+            x = block(x, grid, t6, states, text_mask, generator, order)
         shift, scale = (self.table + embedded.unsqueeze(1)).view(len(latent), 2, 1, 1, 1, -1).unbind(1)
         y = self.head(norm(window_merge(x, grid, window)) * (1 + scale) + shift)
         return _join_patches(y, edge).view(len(latent), self.config.out_channels, *latent.shape[2:]).float()
