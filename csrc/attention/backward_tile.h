@@ -33,13 +33,31 @@ struct RoundedPairs : Bf16Pairs {
 using RoundedPairs = Floats;
 #endif
 
+constexpr int64_t kTouchKeys = 64;
+
+// Sums of gradients of keys, rows of padded width. Blocks of kTouchKeys keys are cleared when they are first added to.
+struct KeySums {
+  float* k;
+  float* v;
+  uint8_t* touched;  // of every block; null: the sums start as zeros
+  int64_t keys, padded;
+
+  void touch(int64_t begin, int64_t end) const {
+    for (int64_t block = begin / kTouchKeys; touched && block * kTouchKeys < end; ++block) {
+      if (touched[block]) continue;
+      touched[block] = 1;
+      const int64_t last = at_most((block + 1) * kTouchKeys, keys) * padded;
+      for (int64_t i = block * kTouchKeys * padded; i < last; ++i) k[i] = v[i] = 0.0f;
+    }
+  }
+};
+
 // Keys and values of one head.
 template <class T>
 struct KeySide {
   PickedRows<T> k, v;         // as they came
   RowMajor k_words, v_words;  // as words
-  float* grad_k;              // sums, rows of padded width
-  float* grad_v;
+  KeySums sums;
 };
 
 template <class T>
@@ -102,6 +120,7 @@ class GradientTile {
     const Panels g_turned{g_turned_.data(), words_};
     for (int r = 0; r < t.runs; ++r) {
       const KeyRun& run = t.run[r];
+      keys.sums.touch(run.begin, run.begin + run.count);
       multiply<Kind>(run.count, lanes_, words_, keys.k_words.from(run.begin, 0), q_turned, Store{}, weight_of(run),
                      kTileQueries);
       multiply<Kind>(run.count, lanes_, words_, keys.v_words.from(run.begin, 0), g_turned, Store{}, slope_of(run),
@@ -206,9 +225,9 @@ class GradientTile {
     const int64_t depth = Kind::words(rows_);
     const int64_t first = run.begin * padded_;
     accumulate<Kind>(run.count, padded_, depth, RowMajor{weight_of(run), kTileQueries},
-                     Panels{g_straight_.data(), depth}, keys.grad_v + first, padded_);
+                     Panels{g_straight_.data(), depth}, keys.sums.v + first, padded_);
     accumulate<Kind>(run.count, padded_, depth, RowMajor{slope_of(run), kTileQueries},
-                     Panels{q_straight_.data(), depth}, keys.grad_k + first, padded_);
+                     Panels{q_straight_.data(), depth}, keys.sums.k + first, padded_);
   }
 
   void add_pair(int64_t i, int64_t j, const KeySide<T>& keys, float bias, float* grad_bias) {
@@ -217,8 +236,9 @@ class GradientTile {
     const float p = exp2(set(product * kLog2E - shift_[i]))[0];
     const float ds = p * (dot_rows(g_.row(i), keys.v.row(j), width_) - centre_[i]);
     if (grad_bias) grad_bias[j] += ds;
-    add_row(p, g_.row(i), width_, keys.grad_v + j * padded_);
-    add_row(ds * scale_, q_.row(i), width_, keys.grad_k + j * padded_);
+    keys.sums.touch(j, j + 1);
+    add_row(p, g_.row(i), width_, keys.sums.v + j * padded_);
+    add_row(ds * scale_, q_.row(i), width_, keys.sums.k + j * padded_);
     add_row(ds * scale_, keys.k.row(j), width_, grad_q_.data() + i * padded_);
   }
 

@@ -21,6 +21,8 @@ py::object attention_backward_(py::handle grad_, py::handle q_, py::handle k_, p
   const Tensor o = take_like(call, "o", o_, heads.q, "B H N D");
   const Tensor lse = call.dense("lse", lse_, dtype_bit(lse_dtype), "B H N");
   const Tensor grad_lse = call.optional_dense("grad_lse", grad_lse_, dtype_bit(lse_dtype), "B H N");
+  call.check_finite("v", v);
+  call.check_finite("grad", grad);
   const attention::Policy policy = take_policy(call, kind, numbers, arrays);
   const attention::KeyBias bias = take_key_bias(call, key_bias);
   const double scale_value = scale_of(call, scale);
