@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """attention_backward on every backend against torch autograd of the definition in float64."""
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -27,7 +25,7 @@ NAMES = list(policies(np.random.default_rng(0), 1, 1, 3, 3))
 SMALL = [(2, 2, 1, 2, 3, 4), (1, 3, 1, 17, 16, 17)]
 LARGE = [(1, 2, 1, 66, 100, 20)]
 SIZES = [(1, 1, 1, 1, 1, 1), (1, 2, 2, 5, 7, 15), (2, 1, 1, 9, 33, 8)]
-LARGE_SIZES = [(1, 1, 1, 65, 97, 64), (1, 1, 1, 130, 193, 20), (1, 2, 1, 33, 95, 40)]
+LARGE_SIZES = [(1, 1, 1, 65, 97, 64), (1, 1, 1, 130, 193, 20), (1, 2, 1, 33, 95, 40), (1, 1, 1, 2100, 70, 4)]
 EMPTY = [(0, 2, 2, 3, 4, 5), (1, 0, 0, 3, 4, 5), (2, 2, 1, 0, 4, 5), (2, 2, 1, 3, 0, 5)]
 
 
@@ -150,15 +148,16 @@ def test_a_bias_of_minus_infinity_hides(backend):
         assert (a[:, :, 3] == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
 @pytest.mark.parametrize("where", ["q", "k", "v", "grad"])
 @pytest.mark.parametrize("name", ["block map", "segments, causal", "mask", "causal"])
-def test_what_is_hidden_is_never_read(name, where, poison, backend, rng):
+def test_what_is_hidden_is_never_read(name, where, poison, dtype, backend, rng):
     """A poisoned row changes the gradients of the pairs that it is part of, and not a bit beyond them."""
     shape = (2, 2, 1, 11, 13, 6)
     policy, seen = policies(rng, 2, 2, 11, 13)[name]
     seen = torch.from_numpy(seen).expand(2, 2, 11, 13)
-    arrays = dict(zip(("q", "k", "v", "grad"), case(shape)[:4], strict=True))
+    arrays = dict(zip(("q", "k", "v", "grad"), case(shape, dtype)[:4], strict=True))
 
     def gradients(**changed):
         q, k, v, grad = {**arrays, **changed}.values()
@@ -180,9 +179,10 @@ def test_what_is_hidden_is_never_read(name, where, poison, backend, rng):
     if where in ("q", "grad"):
         queries[1, :, row] = True
     for a, b, touched in zip(got, clean, (queries, keys, keys), strict=True):
-        torch.testing.assert_close(a[~touched], b[~touched], rtol=1e-4, atol=1e-5)
-    if queries[1].any():
-        assert got[0][1][queries[1]].isnan().any() or not pairs.any()
+        bound = 64 * unit_of(dtype) * largest(b)  # another path of the kernel, which rounds elsewhere
+        torch.testing.assert_close(a[~touched], b[~touched], rtol=0, atol=bound)
+    if where == "q" and pairs.any():
+        assert got[0][1][queries[1] & seen[1].any(-1)].isnan().all()
 
 
 def test_strided_inputs(backend):
@@ -228,8 +228,8 @@ def test_threads_change_no_bit(shape, dtype, backend, rng):
             tokernel.set_num_threads(threads)
             answers.append(ours((q, k, v), grad, grad_lse, policy, bias))
         tokernel.set_num_threads(0)
-        for other, (a, b) in itertools.product((1, 2), zip(answers[0], answers[1], strict=True)):
-            assert torch.equal(a, b), other
+        for other in answers[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(answers[0], other, strict=True))
 
 
 def test_thousands_of_short_segments(backend):
