@@ -6,8 +6,9 @@ three other choices: contiguous blocks of tokens as they stand (as many, by the 
 (about as many pairs), and for every query the keys of most true mass (exactly as many). Recall is the share of the true
 softmax mass that is kept: ``exp(lse_kept - lse_dense)``, from our own kernel.
 
-The language model's mask: the map is made as if there were none (the method is for attention without one), and what
-it keeps is then cut with the model's mask; density and recall count visible pairs only.
+The language model's mask: the sizes that the map weighs clusters by count the keys that the mask lets a query cluster
+see [ours, the method is for attention without a mask], and what the map keeps is then cut with the mask. Density and
+recall count visible pairs only.
 """
 
 from __future__ import annotations
@@ -112,6 +113,27 @@ def pairs(blocks: Blocks, kept: Tensor) -> Tensor:
     return rows.gather(2, blocks.k_labels[:, None].expand(-1, rows.shape[1], -1))[None]
 
 
+def weights(heads: Heads, blocks: Blocks) -> Tensor:
+    """Count the visible pairs of every pair of blocks, (1, H, Cq, Ck)."""
+    if not heads.causal:
+        return blocks.q_sizes.unsqueeze(3) * blocks.k_sizes.unsqueeze(2)
+    rows, columns = (
+        torch.nn.functional.one_hot(labels.long(), sizes.shape[2]).float()
+        for labels, sizes in ((blocks.q_labels, blocks.q_sizes), (blocks.k_labels, blocks.k_sizes))
+    )
+    return (rows.mT @ (visible(heads).float() @ columns)).round().long()[None]
+
+
+def centroid_map(heads: Heads, blocks: Blocks, p: float) -> Tensor:
+    """svg2's map of blocks, (1, H, Cq, Ck); under a mask a row weighs a cluster by what it sees of it."""
+    if not heads.causal:
+        return ops.centroid_topp_map(blocks.q_means, blocks.k_means, blocks.k_sizes, p)
+    # The op has one row of sizes for all query clusters of a sample: make each of them a sample.
+    q, sizes = (x[0].transpose(0, 1).contiguous() for x in (blocks.q_means, weights(heads, blocks)))
+    k = blocks.k_means.expand(len(q), -1, -1, -1).contiguous()
+    return ops.centroid_topp_map(q.unsqueeze(2), k, sizes, p).permute(2, 1, 0, 3).contiguous()
+
+
 def visible(heads: Heads) -> Tensor:
     """What the model itself lets a query see, (Nq, Nk)."""
     Nq, Nk = heads.q.shape[2], heads.k.shape[2]
@@ -166,13 +188,13 @@ class Attention:
         return self.by_mask(torch.zeros_like(mask).scatter(-1, self.order, best))
 
 
-def random_like(chosen: Tensor, sizes: Tensor) -> Tensor:
-    """For every row, clusters drawn at random until they hold as many keys as the row's own."""
+def random_like(chosen: Tensor, weight: Tensor) -> Tensor:
+    """For every row, clusters drawn at random until they hold as many pairs as the row's own."""
     generator = torch.Generator().manual_seed(1)
-    wanted = (chosen * sizes.unsqueeze(2)).sum(-1, keepdim=True)
+    wanted = (chosen * weight).sum(-1, keepdim=True)
     order = torch.rand(chosen.shape, generator=generator).argsort(-1)
-    sizes = sizes.unsqueeze(2).expand(chosen.shape).gather(-1, order)
-    before = sizes.cumsum(-1) - sizes
+    drawn = weight.gather(-1, order)
+    before = drawn.cumsum(-1) - drawn
     return torch.zeros_like(chosen).scatter(-1, order, before < wanted)
 
 
@@ -181,12 +203,13 @@ def measure(heads: Heads, settings: Sequence[tuple[int, int]], top_p: Sequence[f
     attention, rows = Attention(heads), []
     for counts in settings:
         by_cluster, by_place = clustered(heads, counts), contiguous(heads, counts)
+        weight = weights(heads, by_cluster)
         for p in top_p:
-            chosen, placed = (ops.centroid_topp_map(b.q_means, b.k_means, b.k_sizes, p) for b in (by_cluster, by_place))
+            chosen, placed = (centroid_map(heads, blocks, p) for blocks in (by_cluster, by_place))
             found = {
                 "clusters": attention.by_blocks(by_cluster, chosen),
                 "contiguous": attention.by_blocks(by_place, placed),
-                "random": attention.by_blocks(by_cluster, random_like(chosen, by_cluster.k_sizes)),
+                "random": attention.by_blocks(by_cluster, random_like(chosen, weight)),
                 "oracle": attention.oracle(pairs(by_cluster, chosen)),
             }
             rows += [Row(heads.model, heads.layer, counts, choice, p, *kept) for choice, kept in found.items()]
@@ -218,7 +241,6 @@ def run(threads: int = 2, progress: Progress | None = None) -> dict[str, Any]:
     """Measure both models; return what ``--json`` writes."""
     set_framework_threads(threads)
     tokernel.set_num_threads(threads)
-    started = time.perf_counter()
     bar = progress or Progress(disable=True)
     task = bar.add_task("attention", total=len(IMAGES) * (1 + len(VIT_LAYERS)) + 1 + len(LM_LAYERS))
 
@@ -236,7 +258,7 @@ def run(threads: int = 2, progress: Progress | None = None) -> dict[str, Any]:
     rows = averaged(rows, lambda row: row)
     return {
         "machine": describe([threads]),
-        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time(),
         "images": IMAGES,
         "text": f"argparse.py, the first {LM_TOKENS} tokens; queries: the last {LM_QUERIES}",
         "rows": [asdict(row) for row in rows],
@@ -307,7 +329,7 @@ def write_plot(path: Path, document: dict[str, Any]) -> None:
     for row, label in enumerate(("share of the true softmax mass kept", "relative L2 error of the output")):
         axes[row][0].set_ylabel(label)
         for axis in axes[row]:
-            axis.set(xlabel="density", xlim=(0, 1), ylim=(0, 1.02))
+            axis.set(xlabel="density", xlim=(0, 1), ylim=(0, 1.02 if row == 0 else None))
             axis.grid(alpha=0.3)
     axes[0][0].legend()
     figure.savefig(path, dpi=130)

@@ -75,12 +75,27 @@ class TestMeasure:
         torch.testing.assert_close(blocks.q_means[0, :, 1], heads.q[0, :, 3:5].mean(1))
         torch.testing.assert_close(blocks.k_means[0, 3, 0], heads.k[0, 1, :3].mean(0))
 
-    def test_random_clusters_hold_as_many_keys(self):
-        sizes = torch.tensor([[[4, 1, 3, 2]]])
+    def test_random_clusters_hold_as_many_pairs(self):
+        weight = torch.tensor([[[[4, 1, 3, 2], [4, 1, 3, 2]]]])
         chosen = torch.tensor([[[[True, False, False, True], [False, False, True, False]]]])
-        drawn = (real.random_like(chosen, sizes) * sizes[:, :, None]).sum(-1).flatten()
+        drawn = (real.random_like(chosen, weight) * weight).sum(-1).flatten()
         assert 6 <= drawn[0] < 6 + 4
         assert 3 <= drawn[1] < 3 + 4
+
+    @pytest.mark.parametrize("causal", [False, True])
+    def test_blocks_weigh_what_the_mask_lets_them_see(self, causal):
+        heads = made_up(causal=causal)
+        blocks = real.clustered(heads, (5, 9))
+        weight = real.weights(heads, blocks)
+        assert weight.sum() == 4 * real.visible(heads).sum()
+        rows, columns = blocks.q_labels[2] == 3, blocks.k_labels[2] == 4
+        assert weight[0, 2, 3, 4] == real.visible(heads)[rows][:, columns].sum()
+        shares = (blocks.q_means @ blocks.k_means.mT / 4).exp() * weight
+        shares = (shares / shares.sum(-1, keepdim=True)).sort(-1, descending=True)
+        expected = torch.zeros_like(weight, dtype=torch.bool).scatter(
+            -1, shares.indices, shares.values.cumsum(-1) - shares.values <= 0.8
+        )
+        assert torch.equal(real.centroid_map(heads, blocks, 0.8), expected)
 
     def test_the_oracle_is_the_best_choice_of_as_many_keys(self):
         heads = made_up()
