@@ -45,10 +45,11 @@ TK_INLINE vf load_lanes(const T* p, int64_t n) {
 }
 
 template <class Kind, class T>
-void copy_rows(const PickedRows<T>& from, int64_t rows, int64_t width, float* to) {
+void copy_rows(const PickedRows<T>& from, int64_t rows, int64_t width, float* to, const RowsAhead<T>& ahead = {}) {
   const int64_t words = Kind::words(width);
   const int64_t whole = Kind::whole_words(width) / W * W;
   for (int64_t i = 0; i < rows; ++i) {
+    ahead.fetch(i, i + 1);
     const T* row = from.row(i);
     for (int64_t w = 0; w < whole; w += W) store(to + i * words + w, Kind::load_words(row, w));
     if (whole == words) continue;

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("torch", reason="bench races torch")
 pytest.importorskip("threadpoolctl", reason="bench needs the bench extra")
-from bench import cluster, core, machine, memory, merge, overhead, report
+from bench import attention, cluster, core, machine, memory, merge, overhead, report
 
 import tokernel
 
@@ -24,7 +24,7 @@ ROW_KEYS = [
     "family", "op", "case", "dtype", "backend", "threads", "seconds", "spread",
     "peer", "peer_seconds", "ratio", "peak_share", "peak_mem_bytes",
 ]  # fmt: skip
-CASES = [*merge.cases(), *cluster.cases(), *overhead.cases()]
+CASES = [*merge.cases(), *cluster.cases(), *attention.cases(), *overhead.cases()]
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +66,8 @@ def test_promised_cases_carry_their_floors():
     for module, peer, ratio in (("faiss", "faiss Kmeans", 1.8), ("sklearn", "scikit-learn KMeans", 2.5)):
         if importlib.util.find_spec(module):
             assert ("ratio", ratio) in floors["kmeans", f"32768x64, K=512, 5 iterations, {peer}"]
+    assert ("ratio", 1.25) in floors["attention", "8x4096x64"]
+    assert ("ratio", 3.0) in floors["attention Segments", "1x32768x64, 1024 of 32"]
     assert ("overhead", 1.6e-6) in floors["gather_rows", "torch, eager"]
 
 
