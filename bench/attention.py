@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 from tokernel import ops
-from tokernel.kernels.attention import BlockMap, Causal, Disc, Segments
+from tokernel.kernels.attention import Causal, Disc, Segments
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from bench.arrays import agree, bytes_of, randn
+from bench.attention_backward import cases as backward_cases
+from bench.block_maps import COLUMN_CLUSTERS, DENSITIES, ROW_CLUSTERS, block_map
 from bench.core import Case, Floor, Work
 
 TWO_THREADS = Floor("speedup", 1.8)
-DENSITIES = (0.1, 0.25, 0.5)
-ROW_CLUSTERS, COLUMN_CLUSTERS = 100, 500
 RADIUS = 8
 
 
@@ -61,24 +61,10 @@ def _causal(dtype: torch.dtype, quick: bool) -> Work:
     )
 
 
-def _cluster_sizes(tokens: int, clusters: int, generator: torch.Generator) -> Tensor:
-    """Sizes as k-means gives them: no two alike, the largest several times the smallest."""
-    weights = torch.rand(clusters, generator=generator) + torch.rand(clusters, generator=generator) + 0.2
-    ends = (weights.cumsum(0) / weights.sum() * tokens).round().long()
-    ends[-1] = tokens
-    return torch.diff(ends, prepend=torch.zeros(1, dtype=torch.long))
-
-
 def _block_map(density: float, heads: int, tokens: int, quick: bool) -> Work:
-    heads, tokens, rows, columns = (2, 256, 8, 20) if quick else (heads, tokens, ROW_CLUSTERS, COLUMN_CLUSTERS)
+    heads, tokens = (2, 256) if quick else (heads, tokens)
     q, k, v = _inputs(torch.float32, 1, heads, tokens, 64)
-    generator = torch.Generator().manual_seed(1)
-    sizes = [_cluster_sizes(tokens, n, generator) for n in (rows, columns)]
-    # Exactly this share of the blocks of every row, so that no row is empty.
-    rank = torch.rand(1, heads, rows, columns, generator=generator).argsort(-1).argsort(-1)
-    blocks = rank < max(1, round(density * columns))
-    policy = BlockMap(blocks, *sizes)
-    mask = blocks.repeat_interleave(sizes[0], 2).repeat_interleave(sizes[1], 3)
+    policy, mask = block_map(density, heads, tokens, quick)
 
     def dense() -> None:
         ops.attention(q, k, v)
@@ -152,4 +138,4 @@ def cases() -> list[Case]:
         disc, segments = partial(_disc, dtype), partial(_segments, dtype)
         sparse.append(Case("attention", "attention Disc", f"8x(64x64)x64, radius {RADIUS}", name, disc, floors))
         sparse.append(Case("attention", "attention Segments", "1x32768x64, 1024 of 32", name, segments, floors))
-    return dense + _map_cases() + sparse
+    return dense + _map_cases() + sparse + backward_cases()

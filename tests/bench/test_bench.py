@@ -68,6 +68,7 @@ def test_promised_cases_carry_their_floors():
             assert ("ratio", ratio) in floors["kmeans", f"32768x64, K=512, 5 iterations, {peer}"]
     assert ("ratio", 1.25) in floors["attention", "8x4096x64"]
     assert ("ratio", 3.0) in floors["attention Segments", "1x32768x64, 1024 of 32"]
+    assert ("ratio", 1 / 2.6) in floors["attention_backward", "8x4096x64"]
     assert ("overhead", 1.6e-6) in floors["gather_rows", "torch, eager"]
 
 
