@@ -25,15 +25,15 @@ bool is_wide(const AttentionArgs& a) {
 void attention_float32(const AttentionArgs& a, int64_t slots, bool wide, void* stream) {
   const auto blocks = static_cast<unsigned>(a.shape.batch * a.shape.heads * slots);
   TK_WIDTH_SWITCH(a.shape.width, {
-    launch(attention_fma_kernel<kWidth>, dim3(blocks), dim3(kTileThreads), AttentionTile<float, kWidth>::kBytes, stream,
-           a, slots, wide);
+    using Tile = ForwardTile<float, kWidth>;
+    launch(attention_fma_kernel<kWidth>, dim3(blocks), dim3(Tile::kThreads), Tile::kBytes, stream, a, slots, wide);
   })
 }
 
 size_t attention_workspace(const AttentionArgs&) { return 0; }
 
 void attention(const AttentionArgs& a, const GpuContext& context) {
-  const int64_t slots = slots_of(a.policy, a.shape.extents, kTileRows);
+  const int64_t slots = slots_of(a.policy, a.shape.extents, ForwardTile<float, 64>::kRows);
   if (a.shape.batch * a.shape.heads * a.shape.extents.queries == 0) return;
   if (a.shape.extents.keys > kMost) throw std::length_error("attention: at most 2^31 - 1 keys on a device");
   if (a.shape.batch * a.shape.heads > kMost / slots) {

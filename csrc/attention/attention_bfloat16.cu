@@ -7,8 +7,9 @@ namespace tk::attention::gpu {
 void attention_bfloat16(const AttentionArgs& a, int64_t slots, bool wide, void* stream) {
   const auto blocks = static_cast<unsigned>(a.shape.batch * a.shape.heads * slots);
   TK_WIDTH_SWITCH(a.shape.width, {
-    launch(attention_mma_kernel<bf16_t, kWidth>, dim3(blocks), dim3(kTileThreads),
-           AttentionTile<bf16_t, kWidth>::kBytes, stream, a, slots, wide);
+    using Tile = ForwardTile<bf16_t, kWidth>;
+    launch(attention_mma_kernel<bf16_t, kWidth>, dim3(blocks), dim3(Tile::kThreads), Tile::kBytes, stream, a, slots,
+           wide);
   })
 }
 

@@ -7,8 +7,9 @@ namespace tk::attention::gpu {
 void attention_float16(const AttentionArgs& a, int64_t slots, bool wide, void* stream) {
   const auto blocks = static_cast<unsigned>(a.shape.batch * a.shape.heads * slots);
   TK_WIDTH_SWITCH(a.shape.width, {
-    launch(attention_mma_kernel<f16_t, kWidth>, dim3(blocks), dim3(kTileThreads), AttentionTile<f16_t, kWidth>::kBytes,
-           stream, a, slots, wide);
+    using Tile = ForwardTile<f16_t, kWidth>;
+    launch(attention_mma_kernel<f16_t, kWidth>, dim3(blocks), dim3(Tile::kThreads), Tile::kBytes, stream, a, slots,
+           wide);
   })
 }
 

@@ -1,18 +1,107 @@
 // SPDX-License-Identifier: Apache-2.0
-// What both forward kernels of attention share: a block of four warps owns a tile of 64 queries, 16 a warp, and walks
-// over the keys that the tile sees. The running maximum and sum of a row follow the steps (online softmax).
+// The loop of the kernels that own a tile of queries, 16 a warp, and walk over the keys that the tile sees: attention,
+// and of its gradient the part for the queries.
 #pragma once
 #include "attention/key_walk.cuh"
 #include "attention/tile_rows.cuh"
 
 namespace tk::attention::gpu {
 
-constexpr int kTileThreads = 128;
-constexpr int kTileRows = 64;
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.69314718f;
 
-// Powers of two instead of e: `largest` is the largest score times log2(e), `sum` that of 2^(score - largest).
+// Extents of a block's buffers; bytes of its dynamic shared memory: queries, then keys and values of even and odd
+// steps, then the weights of float32.
+template <class T, int kWidthOfRows>
+struct ForwardTile {
+  using Item = T;
+  static constexpr bool kHalf = sizeof(T) == 2;
+  static constexpr int kWidth = kWidthOfRows;
+  static constexpr int kRows = 64;
+  static constexpr int kThreads = 2 * kRows;
+  static constexpr int kKeys = kWidth > 128 ? (kHalf ? 32 : 16) : (kHalf ? 64 : 32);
+  static constexpr size_t kRowItems = (kRows + 4 * kKeys) * kWidth;
+  static constexpr size_t kBytes = kRowItems * sizeof(T) + (kHalf ? 0 : kRows * (kKeys + 8) * sizeof(float));
+};
+
+// What a call attends over.
+struct KeySource {
+  HeadRows k, v;
+  KeyBias key_bias;
+};
+
+TK_INLINE const float* bias_of_head(const KeyBias& bias, int64_t b, int64_t h) {
+  return bias.data ? bias.data + b * bias.batch_stride + h * bias.head_stride : nullptr;
+}
+
+// Whole rows of chunks of 16 bytes: even steps use the first buffer, odd ones the second.
+template <class Tile>
+struct StepBuffers {
+  using T = typename Tile::Item;
+  static constexpr int kItems = Tile::kKeys * Tile::kWidth;
+  T* first;
+  __device__ __forceinline__ T* left(int step) const { return first + step % 2 * 2 * kItems; }
+  __device__ __forceinline__ T* right(int step) const { return left(step) + kItems; }
+};
+
+// `Rows` holds a block's answer so far:
+//   scores(keys, values, list, seen, plain)  weights of one step; none where nothing is seen
+//   add(keys, values, list, seen)            their products
+//   watched(keys, values)                    what the weights are multiplied with: between the two, steps with hidden
+//                                            keys look there for values that a weight of zero would not hide
+// The rows of queries may still be on their way when the loop begins.
+template <class Tile, class Rows>
+__device__ __forceinline__ void attend(const Policy& policy, const Shape& shape, const KeySource& source,
+                                       const QueryTask& task, bool wide, typename Tile::Item* steps,
+                                       KeyList<Tile::kKeys>* lists, KeyWalk& walk, Rows& rows) {
+  using T = typename Tile::Item;
+  const StepBuffers<Tile> buffers{steps};
+  const RowSource<T> k = row_source<T>(source.k, task.b, task.group, shape.width, wide);
+  const RowSource<T> v = row_source<T>(source.v, task.b, task.group, shape.width, wide);
+  const float* bias = bias_of_head(source.key_bias, task.b, task.h);
+  const bool walker = threadIdx.x < 32;
+  if (walker) {
+    if (threadIdx.x == 0) begin_walk(walk);
+    __syncwarp();
+    write_list(policy, shape.extents, task, bias, walk, lists[0]);
+    __syncwarp();
+    write_list(policy, shape.extents, task, bias, walk, lists[1]);
+  }
+  __syncthreads();
+  if (lists[0].count > 0) {
+    load_listed<T, Tile::kKeys, Tile::kWidth, Tile::kThreads>(buffers.left(0), buffers.right(0), k, v, lists[0].key);
+  }
+  cp_async_commit();
+  for (int step = 0, at = 0; lists[at].count > 0; ++step) {
+    const int next = at == kLists - 1 ? 0 : at + 1;
+    const int after = next == kLists - 1 ? 0 : next + 1;
+    KeyList<Tile::kKeys>& now = lists[at];
+    T* keys = buffers.left(step);
+    T* values = buffers.right(step);
+    cp_async_wait<0>();
+    __syncthreads();
+    if (lists[next].count > 0) {
+      load_listed<T, Tile::kKeys, Tile::kWidth, Tile::kThreads>(buffers.left(step + 1), buffers.right(step + 1), k, v,
+                                                                lists[next].key);
+    }
+    cp_async_commit();
+    if (walker) write_list(policy, shape.extents, task, bias, walk, lists[after]);
+    const bool plain = is_plain(now);
+    const uint64_t seen = plain ? ~uint64_t{0} : seen_by_rows(policy, shape.extents, task, now);
+    if (now.partial) {
+      find_strange<T, Tile::kKeys, Tile::kWidth, Tile::kThreads>(Rows::watched(keys, values), k.chunks, now.strange);
+    }
+    rows.scores(keys, values, now, seen, plain);
+    if (now.partial) __syncthreads();
+    rows.add(keys, values, now, seen);
+    at = next;
+  }
+  cp_async_wait<0>();
+}
+
+// ---- the running maximum and sum of a row (online softmax)
+// ------------------------------------------------------------ Powers of two instead of e: `largest` is the largest
+// score times log2(e), `sum` that of 2^(score - largest).
 struct SoftRow {
   float largest, sum;
 };
@@ -35,89 +124,6 @@ __device__ __forceinline__ RowAnswer finished(SoftRow row, float extra) {
   }
   if (row.sum == 0.0f) return {0.0f, -kInfinity};
   return {factor / row.sum, (row.largest + log2f(row.sum)) * kLn2};
-}
-
-template <class T, int kWidth>
-struct AttentionTile {
-  static constexpr bool kHalf = sizeof(T) == 2;
-  static constexpr int kKeys = kWidth > 128 ? (kHalf ? 32 : 16) : (kHalf ? 64 : 32);
-  static constexpr int kWeightPitch = kKeys + 8;  // float32 only: four rows of eight weights meet all banks
-  static constexpr size_t kBytes =
-      (kTileRows + 4 * kKeys) * kWidth * sizeof(T) + (kHalf ? 0 : kTileRows * kWeightPitch * sizeof(float));
-};
-
-// The buffers of a block, and the loads that fill them one step ahead.
-template <class T, int kWidth>
-struct KeyStream {
-  using Tile = AttentionTile<T, kWidth>;
-  static constexpr int kKeys = Tile::kKeys;
-  static constexpr int kStep = kKeys * kWidth;
-  T* q;
-  T* steps;  // keys and values of even steps, then of odd ones
-  RowSource<T> k, v;
-
-  __device__ __forceinline__ T* keys(int step) const { return steps + step % 2 * 2 * kStep; }
-  __device__ __forceinline__ T* values(int step) const { return keys(step) + kStep; }
-  __device__ __forceinline__ void load(int step, const KeyList<kKeys>& list) const {
-    load_listed<T, kKeys, kWidth, kTileThreads>(keys(step), values(step), k, v, list.key);
-  }
-};
-
-template <class T, int kWidth>
-__device__ __forceinline__ KeyStream<T, kWidth> key_stream(const AttentionArgs& a, const QueryTask& task, bool wide,
-                                                           T* shared) {
-  return {shared, shared + kTileRows * kWidth, row_source<T>(a.k, task.b, task.group, a.shape.width, wide),
-          row_source<T>(a.v, task.b, task.group, a.shape.width, wide)};
-}
-
-TK_INLINE const float* bias_of_head(const KeyBias& bias, int64_t b, int64_t h) {
-  return bias.data ? bias.data + b * bias.batch_stride + h * bias.head_stride : nullptr;
-}
-
-// The loop. `Rows` holds a block's answer so far:
-//   scores(q, keys, list)    scores of one step, hidden ones -inf
-//   add(values, list, free)  their weights times the values; `free` is memory nobody reads any more
-// Between the two, steps with hidden keys look for values that a weight of zero would not hide.
-template <class T, int kWidth, class Rows>
-__device__ __forceinline__ void attend(const AttentionArgs& a, const QueryTask& task, bool wide, T* shared,
-                                       KeyList<AttentionTile<T, kWidth>::kKeys>* lists, KeyWalk& walk, Rows& rows) {
-  constexpr int kKeys = AttentionTile<T, kWidth>::kKeys;
-  const KeyStream<T, kWidth> stream = key_stream<T, kWidth>(a, task, wide, shared);
-  const float* bias = bias_of_head(a.key_bias, task.b, task.h);
-  const Extents extents = a.shape.extents;
-  const bool walker = threadIdx.x < 32;
-  if (walker) {
-    if (threadIdx.x == 0) begin_walk(walk);
-    __syncwarp();
-    write_list(a.policy, extents, task, bias, walk, lists[0]);
-    __syncwarp();
-    write_list(a.policy, extents, task, bias, walk, lists[1]);
-  }
-  load_rows<T, kTileRows, kWidth, kTileThreads>(stream.q, row_source<T>(a.q, task.b, task.h, a.shape.width, wide),
-                                                task.tile);
-  __syncthreads();
-  if (lists[0].count > 0) stream.load(0, lists[0]);
-  cp_async_commit();
-  for (int step = 0, list = 0; lists[list].count > 0; ++step) {
-    const int next = list == kLists - 1 ? 0 : list + 1;
-    const int after = next == kLists - 1 ? 0 : next + 1;
-    const KeyList<kKeys>& now = lists[list];
-    cp_async_wait<0>();
-    __syncthreads();
-    if (lists[next].count > 0) stream.load(step + 1, lists[next]);
-    cp_async_commit();
-    if (walker) write_list(a.policy, extents, task, bias, walk, lists[after]);
-    const bool plain = is_plain(now);
-    const uint64_t seen = plain ? ~uint64_t{0} : seen_by_rows(a.policy, extents, task, now);
-    if (now.partial) {
-      find_strange<T, kKeys, kWidth, kTileThreads>(stream.values(step), stream.v.chunks, lists[list].strange);
-    }
-    rows.scores(stream.q, stream.keys(step), now, seen, plain);
-    if (now.partial) __syncthreads();
-    rows.add(stream.values(step), stream.keys(step), now, seen);
-    list = next;
-  }
-  cp_async_wait<0>();
 }
 
 }  // namespace tk::attention::gpu

@@ -51,7 +51,8 @@ inline int64_t slots_of(const Policy& p, const Extents& e, int64_t rows) {
   return windows;
 }
 
-// What a block works on: blocks of one head are neighbours, and the long rows of a causal mask come first.
+// What a block works on: blocks of one head are neighbours, and the long rows of a causal mask come first. Kernels keep
+// it in shared memory: held in registers, what every policy could derive from it would be, too.
 struct QueryTask {
   int64_t b, h, group;
   TileRows tile;

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attention/attention_backward_launch.h"
+#include "attention/backward_mma.cuh"
+
+namespace tk::attention::gpu {
+
+void attention_backward_float16(const AttentionBackwardArgs& a, const BackwardScratch& s, bool wide, void* stream) {
+  launch_centres<f16_t>(a, s, stream);
+  TK_WIDTH_SWITCH(a.shape.width, {
+    using Tile = BackwardTile<f16_t, kWidth>;
+    const int64_t slots = slots_of(a.policy, a.shape.extents, Tile::kRows);
+    if (const unsigned blocks = query_blocks<Tile>(a)) {
+      launch(attention_query_grad_mma_kernel<f16_t, kWidth>, dim3(blocks), dim3(Tile::kThreads), Tile::kQueryBytes,
+             stream, a, s, slots, wide);
+    }
+    if (const unsigned blocks = key_blocks<Tile>(a)) {
+      launch(attention_key_grad_mma_kernel<f16_t, kWidth>, dim3(blocks), dim3(Tile::kThreads), Tile::kKeyBytes, stream,
+             a, s, wide);
+    }
+  })
+}
+
+}  // namespace tk::attention::gpu
