@@ -193,6 +193,33 @@ def _attention() -> dict[str, Cost]:
             tensor_cores=True,
             dynamic_shared=(queries + 4 * keys) * width * BF16,
         ),
+        **_attention_gradients(heads, tokens, width),
+    }
+
+
+def _attention_gradients(heads: int, tokens: int, width: int) -> dict[str, Cost]:
+    case, rows, product = "H=8 N=4096 D=64 dense", heads * tokens * width, 2.0 * heads * tokens * tokens * width
+    facts, tiles = 2 * heads * tokens * F32, tokens // 64
+    meetings = heads * tiles * tiles / 8
+    f32_shared = (2 * 64 + 4 * 32) * width * F32
+    weights, bf16_shared = 64 * (32 + 8) * F32, (2 * 64 + 4 * 64) * width * BF16
+    return {
+        "clear_meetings_kernel": Cost(case, meetings),
+        "attention_meetings_kernel": Cost(case, meetings),
+        "attention_centres_kernel": Cost(f"{case} bf16", 2.0 * rows * BF16 + heads * tokens * F32, 2.0 * rows),
+        "attention_bias_kernel": Cost(f"{case}, one bias", (heads + 1) * tokens * F32),
+        "attention_query_grad_fma_kernel": Cost(
+            f"{case} fp32", 5.0 * rows * F32 + facts, 3 * product, dynamic_shared=f32_shared + weights
+        ),
+        "attention_query_grad_mma_kernel": Cost(
+            f"{case} bf16", 5.0 * rows * BF16 + facts, 3 * product, tensor_cores=True, dynamic_shared=bf16_shared
+        ),
+        "attention_key_grad_fma_kernel": Cost(
+            f"{case} fp32", 6.0 * rows * F32 + facts, 4 * product, dynamic_shared=f32_shared + 2 * weights
+        ),
+        "attention_key_grad_mma_kernel": Cost(
+            f"{case} bf16", 6.0 * rows * BF16 + facts, 4 * product, tensor_cores=True, dynamic_shared=bf16_shared
+        ),
     }
 
 

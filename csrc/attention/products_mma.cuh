@@ -76,7 +76,10 @@ __device__ __forceinline__ void add_seen_row(const float (&weight)[kGroups][4], 
   for (int n = 0; n < kGroups; ++n) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      if (n == j / 8) of_row[r] = weight[n][2 * r + j % 2];
+      const float even = weight[n][2 * r];  // values, not places: an address would drive the array out of registers
+      const float odd = weight[n][2 * r + 1];
+      const float either = j % 2 ? odd : even;
+      of_row[r] = n == j / 8 ? either : of_row[r];
     }
   }
 #pragma unroll

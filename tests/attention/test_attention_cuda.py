@@ -5,7 +5,18 @@ import numpy as np
 import pytest
 
 import tokernel
-from tokernel.kernels.attention import BlockMap, Causal, Dense, Disc, Mask, PrefixCausal, Segments, Tree, attention
+from tokernel.kernels.attention import (
+    BlockMap,
+    Causal,
+    Dense,
+    Disc,
+    Mask,
+    PrefixCausal,
+    Segments,
+    Tree,
+    attention,
+    attention_backward,
+)
 
 pytestmark = pytest.mark.skipif("simt" not in tokernel.backends()["usable"], reason="built without TOKERNEL_SIMT")
 DTYPES = ["float32", "float16", "bfloat16"]
@@ -194,3 +205,107 @@ def test_large_logits(rng, dtype):
 def test_empty_extents(rng, dtype, shape):
     check(rng, dtype, shape, Dense(), True)
     check(rng, dtype, shape, Dense(), True, extra_denominator=1.0)
+
+
+# ---- gradients ------------------------------------------------------------------------------------------------------
+def gradients(q, k, v, grad, seen, bias=None, extra=0.0):
+    """Gradients of q, k, v and, for a bias, of the bias of every sample and head, in float64."""
+    groups, repeats = k.shape[1], q.shape[1] // k.shape[1]
+    out, lse = oracle(q, k, v, seen, bias, extra)
+    k, v = (np.repeat(x, repeats, axis=1) for x in (k, v))
+    scale = q.shape[3] ** -0.5
+    with np.errstate(invalid="ignore", over="ignore"):
+        s = np.einsum("bhid,bhjd->bhij", q, k) * scale
+        if bias is not None:
+            s, seen = s + bias[:, :, None], seen & (bias != -np.inf)[:, :, None]
+        shown = np.broadcast_to(seen & np.isfinite(lse)[..., None] | (seen & np.isnan(lse)[..., None]), s.shape)
+        p = np.where(shown, np.exp(s - np.where(lse == -np.inf, 0, lse)[..., None]), 0)
+        slope = np.einsum("bhid,bhjd->bhij", grad, v) - np.einsum("bhid,bhid->bhi", grad, out)[..., None]
+        slope = np.where(shown, p * slope, 0)
+
+        def over_keys(weights, x):
+            return np.einsum("bhij,bhijd->bhid", weights, np.where(shown[..., None], x[:, :, None], 0))
+
+        def over_queries(weights, x):
+            y = np.einsum("bhij,bhijd->bhjd", weights, np.where(shown[..., None], x[:, :, :, None], 0))
+            return y.reshape(len(y), groups, repeats, *y.shape[2:]).sum(2)
+
+        answers = [over_keys(slope, k) * scale, over_queries(slope, q) * scale, over_queries(p, grad)]
+    return answers if bias is None else [*answers, slope.sum(2)]
+
+
+def check_gradients(rng, dtype, shape, policy, seen, *, change=None, bias=None, extra=0.0):
+    """Compare one call with the oracle, given answers and lse of the oracle."""
+    batch, heads, groups, queries, keys, width = shape
+    shapes = [(heads, queries), (groups, keys), (groups, keys), (heads, queries)]
+    arrays = [rng.standard_normal((batch, h, n, width)).astype(np.float32) for h, n in shapes]
+    if change:
+        change(*arrays)
+    (q, q64), (k, k64), (v, v64), (grad, grad64) = (as_dtype(x, dtype) for x in arrays)
+    out, lse = attention(q, k, v, policy, return_lse=True, key_bias=bias, extra_denominator=extra)
+    got = attention_backward(grad, q, k, v, out, lse, policy, key_bias=bias)
+    expected = gradients(q64, k64, v64, grad64, seen, bias, extra)
+    unit = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+    for x, y in zip(got, expected, strict=True):
+        x = x.double().numpy() if str(getattr(x, "dtype", "")) == "torch.bfloat16" else np.asarray(x, np.float64)
+        size = np.abs(np.where(np.isfinite(y), y, 0)).max(initial=1.0)
+        # Weights, slopes, the answer behind the slopes and the result are rounded: a few units of the largest entry.
+        np.testing.assert_allclose(x, y, rtol=0, atol=(6 * unit + (width + queries + keys) * 2.0**-23) * size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 40, 72, 256])
+def test_gradients_of_widths(rng, dtype, width):
+    check_gradients(rng, dtype, (1, 2, 1, 19, 37, width), Causal(), causal(19, 37))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_of_tiles(rng, dtype):
+    for queries, keys in [(1, 1), (65, 3), (2, 130), (66, 70)]:
+        check_gradients(rng, dtype, (1, 1, 1, queries, keys, 8), Dense(), np.True_)
+        check_gradients(rng, dtype, (1, 1, 1, queries, keys, 8), Causal(0), np.tril(np.ones((queries, keys), bool)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_of_policies(rng, dtype):
+    sizes, rows = np.array([1, 0, 1, 2, 1, 0, 3] * 9), np.array([70, 0, 1, 0, 5])
+    blocks = rng.random((2, 5, sizes.size)) > 0.5
+    seen = np.repeat(np.repeat(blocks, rows, axis=1), sizes, axis=2)[None]
+    check_gradients(rng, dtype, (1, 2, 1, rows.sum(), sizes.sum(), 8), BlockMap(blocks, rows, sizes), seen)
+    cu = np.concatenate([[0], np.cumsum([3, 0, 1, 66, 9, 2, 2])])
+    check_gradients(rng, dtype, (1, 1, 1, cu[-1], cu[-1], 8), Segments(cu), in_segments(cu, cu))
+    seen = in_segments(cu, cu) & causal(cu[-1], cu[-1])
+    check_gradients(rng, dtype, (1, 1, 1, cu[-1], cu[-1], 8), Segments(cu, causal=True), seen)
+    ancestors = np.tril(rng.random((35, 35)) > 0.6, -1)
+    seen = np.concatenate([np.ones((35, 3), bool), ancestors | np.eye(35, dtype=bool)], axis=1)
+    check_gradients(rng, dtype, (1, 1, 1, 35, 38, 8), Tree(ancestors, 3), seen)
+    y, x = np.divmod(np.arange(63), 21)
+    seen = np.ones((68, 72), bool)
+    seen[:5, 68:] = False
+    seen[5:, 5:68] = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2 < 4
+    check_gradients(rng, dtype, (1, 1, 1, 68, 72, 8), Disc((3, 21), 2, 5, 4), seen)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [8, 136])
+def test_gradients_beside_hidden_values_that_are_not_finite(rng, dtype, width):
+    """What no longer counts after a weight of zero: hidden keys, hidden queries, and queries that attend to nothing."""
+    seen = rng.random((40, 70)) > 0.3
+    seen[:9, [37, 50]] = seen[:, 68] = seen[5] = False
+    seen[7, :30] = False
+
+    def spoil(q, k, v, grad):
+        k[:, :, 37] = v[:, :, 50, 3] = np.nan
+        k[:, :, 68] = v[:, :, 68] = np.inf
+        q[:, :, 7, 0] = grad[:, :, 7] = np.nan
+        q[:, :, 5] = grad[:, :, 5] = np.nan
+
+    check_gradients(rng, dtype, (1, 1, 1, 40, 70, width), Mask(seen), seen, change=spoil)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_of_a_key_bias(rng, dtype):
+    bias = rng.standard_normal((2, 4, 70)).astype(np.float32)
+    bias[0, 1, 3:60] = bias[1, 2] = -np.inf
+    for policy, seen in [(Dense(), np.True_), (Causal(), causal(9, 70))]:
+        check_gradients(rng, dtype, (2, 4, 2, 9, 70, 8), policy, seen, bias=bias, extra=1.0)
