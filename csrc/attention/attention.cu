@@ -33,7 +33,7 @@ void attention_float32(const AttentionArgs& a, int64_t slots, bool wide, void* s
 size_t attention_workspace(const AttentionArgs&) { return 0; }
 
 void attention(const AttentionArgs& a, const GpuContext& context) {
-  const int64_t slots = slots_of(a.policy, a.shape.extents, ForwardTile<float, 64>::kRows);
+  const int64_t slots = slots_of(a.policy, a.shape.extents, kTileRows);
   if (a.shape.batch * a.shape.heads * a.shape.extents.queries == 0) return;
   if (a.shape.extents.keys > kMost) throw std::length_error("attention: at most 2^31 - 1 keys on a device");
   if (a.shape.batch * a.shape.heads > kMost / slots) {

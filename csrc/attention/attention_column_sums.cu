@@ -32,7 +32,7 @@ void column_sums_float32(const AttentionArgs& a, const ColumnTarget& t, bool wid
   const auto blocks = static_cast<unsigned>(a.shape.batch * a.shape.heads * t.chunks);
   TK_WIDTH_SWITCH(a.shape.width, {
     launch(attention_column_sums_fma_kernel<kWidth>, dim3(blocks), dim3(kTileThreads),
-           AttentionTile<float, kWidth>::kBytes, stream, a, t, wide);
+           ForwardTile<float, kWidth>::kBytes, stream, a, t, wide);
   })
 }
 

@@ -69,23 +69,28 @@ struct ColumnSums {
 
 // Lanes hold scores as in attention_fma.cuh.
 template <int kWidth>
-struct FmaSums : ColumnSums<AttentionTile<float, kWidth>::kKeys> {
-  static constexpr int kKeys = AttentionTile<float, kWidth>::kKeys;
+struct FmaSums : ColumnSums<ForwardTile<float, kWidth>::kKeys> {
+  static constexpr int kKeys = ForwardTile<float, kWidth>::kKeys;
   static constexpr int kColumns = kKeys / 8;
   CountedRow row[4];
+  const float* q;
 
-  __device__ __forceinline__ void start(const AttentionArgs& a, const ColumnTarget& t, const QueryTask& task) {
+  __device__ __forceinline__ static const float* watched(const float* keys, const float*) { return keys; }
+
+  __device__ __forceinline__ void start(const AttentionArgs& a, const ColumnTarget& t, const QueryTask& task,
+                                        const float* queries) {
     this->begin(a, task);
+    q = queries;
     this->chunks = static_cast<int>(divided_up(a.shape.width, 16) * 4);
     const int64_t first = task.tile.begin + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 8;
 #pragma unroll
     for (int i = 0; i < 4; ++i) row[i] = counted_row(a, t, task, first + 4 * i);
   }
 
-  __device__ __forceinline__ void scores(const float* q, const float* k, const KeyList<kKeys>& list, uint64_t seen,
+  __device__ __forceinline__ void scores(const float* k, const float*, const KeyList<kKeys>& list, uint64_t seen,
                                          bool plain) {
     if (this->nothing_seen(seen)) return this->clear();
-    float score[4][kColumns] = {};
+    float score[4][kColumns];
     multiply_rows<kWidth, kColumns>(q, k, this->chunks, score);
     const int lane = threadIdx.x % 32;
     float sum[kColumns] = {};
@@ -110,23 +115,27 @@ struct FmaSums : ColumnSums<AttentionTile<float, kWidth>::kKeys> {
 
 // Lanes hold scores as in attention_mma.cuh.
 template <class T, int kWidth>
-struct MmaSums : ColumnSums<AttentionTile<T, kWidth>::kKeys> {
-  static constexpr int kKeys = AttentionTile<T, kWidth>::kKeys;
+struct MmaSums : ColumnSums<ForwardTile<T, kWidth>::kKeys> {
+  static constexpr int kKeys = ForwardTile<T, kWidth>::kKeys;
   static constexpr int kGroups = kKeys / 8;
   CountedRow row[2];
+  const T* q;
 
-  __device__ __forceinline__ void start(const AttentionArgs& a, const ColumnTarget& t, const QueryTask& task) {
+  __device__ __forceinline__ static const T* watched(const T* keys, const T*) { return keys; }
+
+  __device__ __forceinline__ void start(const AttentionArgs& a, const ColumnTarget& t, const QueryTask& task,
+                                        const T* queries) {
     this->begin(a, task);
+    q = queries;
     this->chunks = static_cast<int>(divided_up(a.shape.width, 16) * 2);
     const int64_t first = task.tile.begin + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
     row[0] = counted_row(a, t, task, first);
     row[1] = counted_row(a, t, task, first + 8);
   }
 
-  __device__ __forceinline__ void scores(const T* q, const T* k, const KeyList<kKeys>& list, uint64_t seen,
-                                         bool plain) {
+  __device__ __forceinline__ void scores(const T* k, const T*, const KeyList<kKeys>& list, uint64_t seen, bool plain) {
     if (this->nothing_seen(seen)) return this->clear();
-    float score[kGroups][4] = {};
+    float score[kGroups][4];
     multiply_rows<T, kWidth>(q, k, this->chunks, score);
     const int lane = threadIdx.x % 32;
     uint64_t bits[2] = {~uint64_t{0}, ~uint64_t{0}};
@@ -166,15 +175,18 @@ __device__ __forceinline__ void sum_chunk(const AttentionArgs& a, const ColumnTa
     Rows rows;
     rows.parts = parts;
     rows.sums = sums;
-    rows.start(a, t, task);
-    attend<T, kWidth>(a, task, wide, shared, lists, walk, rows);
+    rows.start(a, t, task, shared);
+    const RowSource<T> q = row_source<T>(a.q, task.b, task.h, a.shape.width, wide);
+    load_rows<T, kTileRows, kWidth, kTileThreads>(shared, q, task.tile);
+    attend<ForwardTile<T, kWidth>>(a.policy, a.shape, KeySource{a.k, a.v, a.key_bias}, task, wide,
+                                   shared + kTileRows * kWidth, lists, walk, rows);
   }
 }
 
 template <int kWidth>
 __global__ void __launch_bounds__(kTileThreads)
     attention_column_sums_fma_kernel(AttentionArgs a, ColumnTarget t, bool wide) {
-  constexpr int kKeys = AttentionTile<float, kWidth>::kKeys;
+  constexpr int kKeys = ForwardTile<float, kWidth>::kKeys;
   TK_SHARED(lists, KeyList<kKeys>[kLists]);
   TK_SHARED(walk, KeyWalk);
   TK_SHARED(parts, float[kSumWarps][kKeys]);
@@ -186,7 +198,7 @@ __global__ void __launch_bounds__(kTileThreads)
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kTileThreads, 2)
     attention_column_sums_mma_kernel(AttentionArgs a, ColumnTarget t, bool wide) {
-  constexpr int kKeys = AttentionTile<T, kWidth>::kKeys;
+  constexpr int kKeys = ForwardTile<T, kWidth>::kKeys;
   TK_SHARED(lists, KeyList<kKeys>[kLists]);
   TK_SHARED(walk, KeyWalk);
   TK_SHARED(parts, float[kSumWarps][kKeys]);

@@ -11,7 +11,7 @@ void launch_sums(const AttentionArgs& a, const ColumnTarget& t, bool wide, void*
   const auto blocks = static_cast<unsigned>(a.shape.batch * a.shape.heads * t.chunks);
   TK_WIDTH_SWITCH(a.shape.width, {
     launch(attention_column_sums_mma_kernel<T, kWidth>, dim3(blocks), dim3(kTileThreads),
-           AttentionTile<T, kWidth>::kBytes, stream, a, t, wide);
+           ForwardTile<T, kWidth>::kBytes, stream, a, t, wide);
   })
 }
 

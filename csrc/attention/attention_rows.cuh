@@ -7,6 +7,8 @@
 
 namespace tk::attention::gpu {
 
+constexpr int kTileRows = 64;
+constexpr int kTileThreads = 2 * kTileRows;
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.69314718f;
 
@@ -17,8 +19,8 @@ struct ForwardTile {
   using Item = T;
   static constexpr bool kHalf = sizeof(T) == 2;
   static constexpr int kWidth = kWidthOfRows;
-  static constexpr int kRows = 64;
-  static constexpr int kThreads = 2 * kRows;
+  static constexpr int kRows = kTileRows;
+  static constexpr int kThreads = kTileThreads;
   static constexpr int kKeys = kWidth > 128 ? (kHalf ? 32 : 16) : (kHalf ? 64 : 32);
   static constexpr size_t kRowItems = (kRows + 4 * kKeys) * kWidth;
   static constexpr size_t kBytes = kRowItems * sizeof(T) + (kHalf ? 0 : kRows * (kKeys + 8) * sizeof(float));
