@@ -104,6 +104,8 @@ def _attention_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     for width in (32, 64, 128, 256):
         q, k, v = (randn(1, 1, n, width, dtype=dtype, seed=n) for n in (70, 140, 141))
         yield lambda q=q, k=k, v=v: attention.attention(q, k, v[:, :, :140], ops.Causal())  # type: ignore[misc]
+        lse = torch.zeros(1, 1, 70)
+        yield lambda q=q, k=k, lse=lse: attention.attention_column_sums(q, k, lse, ops.Causal())  # type: ignore[misc]
     q, k = randn(1, 1, 40, 64, dtype=dtype), randn(1, 1, 70, 64, dtype=dtype, seed=1)
 
     def distil() -> object:

@@ -240,6 +240,38 @@ def _attention_around() -> dict[str, Cost]:
     }
 
 
+def _attention_parts() -> dict[str, Cost]:
+    """Column sums, folded over heads and to 100 groups, and 8 rows of the map of 8 heads of 4096 tokens, 64 wide."""
+    heads, tokens, width, picks, groups = 8, 4096, 64, 8, 100
+    case, rows = "H=8 N=4096 D=64", heads * tokens * width
+    products, chunks = 2.0 * heads * tokens * tokens * width, 33
+    sums, normalisers = heads * tokens * F32, heads * tokens * F32
+    queries, keys, weights = 64, 64, 64 * (32 + 8) * F32
+    return {
+        "attention_column_sums_fma_kernel": Cost(
+            f"{case} fp32",
+            2.0 * rows * F32 + normalisers + chunks * sums,
+            products,
+            dynamic_shared=(queries + 2 * keys) * width * F32 + weights,
+        ),
+        "attention_column_sums_mma_kernel": Cost(
+            f"{case} bf16",
+            2.0 * rows * BF16 + normalisers + chunks * sums,
+            products,
+            tensor_cores=True,
+            dynamic_shared=(queries + 4 * keys) * width * BF16,
+        ),
+        "add_column_chunks_kernel": Cost(f"{case}, {chunks} chunks", (chunks + 1.0) * sums),
+        "attention_rows_kernel": Cost(
+            f"{case} bf16, {picks} rows",
+            rows * BF16 + heads * picks * (width * BF16 + tokens * F32),
+            2.0 * heads * picks * tokens * width,
+        ),
+        "fold_heads_kernel": Cost(f"{case}, over heads", sums + tokens * F32),
+        "fold_groups_kernel": Cost(f"{case}, {groups} groups", sums + tokens * I64 + heads * groups * F32),
+    }
+
+
 COSTS: dict[str, Cost] = {
     **_rows(),
     **_matching(),
@@ -250,4 +282,5 @@ COSTS: dict[str, Cost] = {
     **_kmeans(),
     **_attention(),
     **_attention_around(),
+    **_attention_parts(),
 }

@@ -8,9 +8,12 @@
 //   tile_end(i, most, pack)     where a tile of queries that starts at i ends: at most `most` rows, none of which would
 //                               make another one walk keys it does not need. Short segments share a tile until it holds
 //                               `pack` rows. Walking from 0 gives a partition of the queries.
-//   next(tile, cursor, span)    the next run of keys that some row of the tile sees, in ascending order; false at the
-//                               end. `full`: every row sees all of it, and no mask is needed.
-//   kIntervals, interval(i, s)  the keys of span s that row i sees are one interval (else: ask allowed)
+//   next(tile, cursor, span)    the next run of keys, in ascending order; false at the end. Runs cover what some row of
+//                               the tile sees, and with kIntervals nothing else, but for segments that share a tile:
+//                               keys of a segment without queries may lie between theirs. `full`: every row sees all
+//                               of it, and no mask is needed.
+//   kIntervals, interval(i, s)  the keys of span s, or of a part of it, that row i sees are one interval, which may
+//                               reach beyond the part (else: ask allowed)
 //   tiles_at_most(most)         a bound on the number of tiles, for launch grids
 #pragma once
 #include <cstdint>

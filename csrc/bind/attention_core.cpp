@@ -11,7 +11,7 @@ namespace tk::bind {
 namespace {
 
 py::object attention_(py::handle q_, py::handle k_, py::handle v_, std::string_view kind, const py::tuple& numbers,
-                      const py::tuple& arrays, py::handle key_bias, py::handle scale, double extra, bool return_lse,
+                      const py::tuple& arrays, py::handle key_bias, py::handle scale, py::handle extra, bool return_lse,
                       py::handle out_, py::handle lse_) {
   Call call("attention");
   const HeadArgs heads = take_heads(call, q_, k_);

@@ -137,6 +137,16 @@ bool takes_float64() {
 #endif
 }
 
+double finite_number(const Call& call, const char* name, py::handle object, const char* expected) {
+  const double value = PyFloat_AsDouble(object.ptr());
+  if (value == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    call.fail_type(name, expected, Py_TYPE(object.ptr())->tp_name);
+  }
+  if (!std::isfinite(value)) call.fail_value(name, expected, py::str(object));
+  return value;
+}
+
 }  // namespace
 
 attention::Policy take_policy(Call& call, std::string_view kind, const py::tuple& numbers, const py::tuple& arrays) {
@@ -185,14 +195,14 @@ attention::KeyBias take_key_bias(Call& call, py::handle bias_) {
 
 double scale_of(const Call& call, py::handle scale) {
   if (scale.is_none()) return 1.0 / std::sqrt(static_cast<double>(call.dim('D')));
-  const double value = scale.cast<double>();
-  if (!std::isfinite(value)) call.fail_value("scale", "a finite number", std::to_string(value));
-  return value;
+  return finite_number(call, "scale", scale, "a finite number");
 }
 
-double extra_of(const Call& call, double extra) {
-  if (extra >= 0.0 && std::isfinite(extra)) return extra;
-  call.fail_value("extra_denominator", "a finite number, at least 0", std::to_string(extra));
+double extra_of(const Call& call, py::handle extra) {
+  const char* expected = "a finite number, at least 0";
+  const double value = finite_number(call, "extra_denominator", extra, expected);
+  if (value < 0.0) call.fail_value("extra_denominator", expected, py::str(extra));
+  return value;
 }
 
 }  // namespace tk::bind

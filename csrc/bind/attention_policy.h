@@ -31,6 +31,6 @@ attention::HeadRows head_rows(const Tensor& x);
 attention::KeyBias take_key_bias(Call& call, py::handle bias);
 // None is D^-0.5.
 double scale_of(const Call& call, py::handle scale);
-double extra_of(const Call& call, double extra);
+double extra_of(const Call& call, py::handle extra);
 
 }  // namespace tk::bind

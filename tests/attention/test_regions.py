@@ -232,8 +232,12 @@ def test_windows_of_one_token_give_the_values(rng):
             ValueError,
             r"^Regions: count must be at least 0, got -1$",
         ),
-        (lambda: Window(4, (1, 1, 1)), TypeError, r"^Window: grid must be three integers, got int$"),
-        (lambda: Window((4, 4), (1, 2, 2)), ValueError, r"^Window: grid must be three integers, got 2$"),
+        (lambda: Window(4, (1, 1, 1)), TypeError, r"^Window: grid must be \(frames, height, width\), got int$"),
+        (
+            lambda: Window((4, 4), (1, 2, 2)),
+            ValueError,
+            r"^Window: grid must be \(frames, height, width\), got 2 numbers$",
+        ),
         (
             lambda: Window((1, 4, 4), (1, 2, 2.0)),
             TypeError,

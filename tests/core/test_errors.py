@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tokernel
-from tokernel.kernels import cluster, merge
+from tokernel.kernels import attention, cluster, merge
 
 
 def floats(*shape):
@@ -22,6 +22,51 @@ INDEX = np.array([[2, 0]])
 OFFSETS = np.array([0, 1, 3])
 # A call that works, by op; every array and every integer of it is then spoiled, one at a time.
 CASES = {
+    "attention": {
+        "q": floats(1, 4, 3, 2),
+        "k": floats(1, 2, 3, 2),
+        "v": floats(1, 2, 3, 2),
+        "key_bias": floats(1, 4, 3),
+    },
+    "attention_backward": {
+        "grad": floats(1, 4, 3, 2),
+        "q": floats(1, 4, 3, 2),
+        "k": floats(1, 2, 3, 2),
+        "v": floats(1, 2, 3, 2),
+        "o": floats(1, 4, 3, 2),
+        "lse": floats(1, 4, 3),
+    },
+    "attention_column_sums": {
+        "q": floats(1, 4, 3, 2),
+        "k": floats(1, 2, 3, 2),
+        "lse": floats(1, 4, 3),
+        "query_weight": floats(1, 3),
+        "key_groups": np.array([[0, 1, -1]]),
+        "groups": 2,
+    },
+    "attention_map_ce": {
+        "q_s": floats(1, 2, 3, 2),
+        "k_s": floats(1, 2, 3, 2),
+        "q_t": floats(1, 2, 3, 4),
+        "k_t": floats(1, 2, 3, 4),
+    },
+    "attention_map_ce_backward": {
+        "grad": floats(1, 2, 3),
+        "q_s": floats(1, 2, 3, 2),
+        "k_s": floats(1, 2, 3, 2),
+        "q_t": floats(1, 2, 3, 4),
+        "k_t": floats(1, 2, 3, 4),
+        "lse_s": floats(1, 2, 3),
+        "lse_t": floats(1, 2, 3),
+    },
+    "attention_rows": {
+        "q": floats(1, 4, 3, 2),
+        "k": floats(1, 2, 3, 2),
+        "rows": np.array([[2, 0]]),
+        "lse": floats(1, 4, 3),
+    },
+    "rope_gather": {"x": floats(1, 2, 3, 4), "index": INDEX, "cos": floats(2, 4), "sin": floats(2, 4)},
+    "rope_scatter": {"x": floats(1, 2, 2, 4), "index": INDEX, "rows": 3, "cos": floats(2, 4), "sin": floats(2, 4)},
     "assign": {"x": floats(1, 3, 2), "centroids": floats(1, 2, 2)},
     "cluster_means": {"sums": floats(1, 2, 2), "counts": np.array([[1, 0]]), "old": floats(1, 2, 2)},
     "cluster_sums": {"x": floats(1, 3, 2), "labels": np.array([[1, 0, 1]]), "clusters": 2},
@@ -67,7 +112,7 @@ CASES = {
     "sort_by_label": {"labels": INDEX, "K": 3},
     "update": {"x": floats(1, 3, 2), "labels": np.array([[1, 0, 1]]), "old": floats(1, 2, 2)},
 }
-FAMILIES = (merge, cluster)
+FAMILIES = (merge, cluster, attention)
 OPS = {
     name: getattr(family, name)
     for family in FAMILIES
@@ -75,7 +120,7 @@ OPS = {
     if inspect.isfunction(getattr(family, name))
 }
 # Written in Python over the ops above, which check their arguments.
-COMPOSED = {"bipartite_match", "kth_match", "match_2d", "random_match", "threshold_match"}
+COMPOSED = {"bipartite_match", "gathered_rope_attention", "kth_match", "match_2d", "random_match", "threshold_match"}
 
 ARRAYS = [(op, arg) for op, call in CASES.items() for arg, value in call.items() if isinstance(value, np.ndarray)]
 # Alone, an array of any extents is fine.

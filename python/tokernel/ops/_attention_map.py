@@ -68,8 +68,8 @@ def _sums_kernel(
     query_weight: Tensor | None,
 ) -> Any:
     extension = extension_of("attention_column_sums", "q", q)
-    arrays = arrays_given(first, second, third)
-    return extension.attention_column_sums(q, k, lse, kind, tuple(numbers), arrays, key_bias, scale, query_weight)
+    parts = (kind, tuple(numbers), arrays_given(first, second, third))
+    return extension.attention_column_sums(q, k, lse, *parts, key_bias, scale, query_weight, None, None)
 
 
 def _sums_fake(q: Tensor, k: Tensor, *_: Any) -> Tensor:

@@ -173,7 +173,7 @@ def attention_column_sums(
         sums = sorted_column_sums(attention_column_sums, MOVES, (q, k, lse), policy, options)
     else:
         parts = parts_of("attention_column_sums", policy, q, k)
-        sums = extension.attention_column_sums(q, k, lse, *parts, key_bias, scale, query_weight)
+        sums = extension.attention_column_sums(q, k, lse, *parts, key_bias, scale, query_weight, key_groups, groups)
     if over_heads or key_groups is not None:
         return extension.fold_columns(sums, over_heads, key_groups, groups)
     return sums

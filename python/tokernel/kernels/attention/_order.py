@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tokernel.kernels._arrays import Array
-from tokernel.kernels.attention._policy import Parts, Segments, Tools, _count, _lift
+from tokernel.kernels.attention._policy import Parts, Segments, Tools, _count, _extents, _lift
 
 __all__ = ["Arrangement", "Moves", "Regions", "Reordering", "Window"]
 
@@ -246,12 +246,7 @@ class Window(Reordering):
 
     def __post_init__(self) -> None:
         for name, extents in (("grid", self.grid), ("window", self.window), ("shift", self.shift)):
-            try:
-                given = len(extents)
-            except TypeError:
-                raise TypeError(f"Window: {name} must be three integers, got {type(extents).__name__}") from None
-            if given != 3:
-                raise ValueError(f"Window: {name} must be three integers, got {given}")
+            _extents("Window", name, extents, ("frames", "height", "width"))
             for extent in extents:
                 _count("Window", name, extent, 0 if name == "shift" else 1)
         for length, size, shift in zip(self.grid, self.window, self.shift, strict=True):

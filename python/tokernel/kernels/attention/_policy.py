@@ -69,21 +69,38 @@ def parts_of(op: str, policy: Policy, q: Array, k: Array) -> Parts:
 def check_ranks(op: str, **arrays: Array) -> None:
     """Refuse arrays that are not (batch, heads, tokens, width), before their extents are read."""
     for name, x in arrays.items():
-        ndim = getattr(x, "ndim", None)
-        if ndim is None:
-            raise TypeError(f"{op}: {name} must be an array, got {type(x).__name__}")
-        if ndim != 4:
+        extension_of(op, name, x)  # says what is no array
+        if len(x.shape) != 4:
             raise ValueError(f"{op}: {name} must be (B, heads, tokens, D), got {tuple(x.shape)} {x.dtype}")
 
 
-def _count(policy: str, name: str, value: int, low: int = 0) -> int:
+_MOST = 2**31
+"""No count of a policy reaches it, so that no product of two overflows."""
+
+
+def _integer(policy: str, name: str, value: int) -> int:
     try:
-        count = operator.index(value)
+        return operator.index(value)
     except TypeError:
         raise TypeError(f"{policy}: {name} must be an integer, got {type(value).__name__}") from None
+
+
+def _count(policy: str, name: str, value: int, low: int = 0) -> int:
+    count = _integer(policy, name, value)
     if count < low:
         raise ValueError(f"{policy}: {name} must be at least {low}, got {count}")
+    if count >= _MOST:
+        raise ValueError(f"{policy}: {name} must be below 2**31, got {count}")
     return count
+
+
+def _extents(policy: str, name: str, extents: tuple[int, ...], axes: tuple[str, ...]) -> None:
+    try:
+        given = len(extents)
+    except TypeError:
+        raise TypeError(f"{policy}: {name} must be ({', '.join(axes)}), got {type(extents).__name__}") from None
+    if given != len(axes):
+        raise ValueError(f"{policy}: {name} must be ({', '.join(axes)}), got {given} numbers")
 
 
 def _lift(policy: str, name: str, x: Array, rank: int, lowest: int) -> Array:
@@ -135,7 +152,7 @@ class PrefixCausal:
     def __post_init__(self) -> None:
         _count("PrefixCausal", "prefix", self.prefix)
         if self.offset is not None:
-            operator.index(self.offset)
+            _integer("PrefixCausal", "offset", self.offset)
 
     def parts(self, queries: int, keys: int, tools: Tools) -> Parts:
         """Return the parts for a call with that many queries and keys."""
@@ -162,7 +179,7 @@ class Causal:
 
     def __post_init__(self) -> None:
         if self.offset is not None:
-            operator.index(self.offset)
+            _integer("Causal", "offset", self.offset)
 
     def parts(self, queries: int, keys: int, tools: Tools) -> Parts:
         """Return the parts for a call with that many queries and keys."""
@@ -239,20 +256,27 @@ class Disc:
     pooled: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.grid) != 2:
-            raise ValueError(f"Disc: grid must be (height, width), got {len(self.grid)} numbers")
+        _extents("Disc", "grid", self.grid, ("height", "width"))
         for name, value in (("height", self.grid[0]), ("width", self.grid[1])):
             _count("Disc", name, value)
         _count("Disc", "prefix", self.prefix)
         _count("Disc", "pooled", self.pooled)
-        if not (self.radius >= 0 and math.isfinite(self.radius)):
+        try:
+            radius = float(self.radius)
+        except (TypeError, ValueError):
+            raise TypeError(f"Disc: radius must be a number, got {type(self.radius).__name__}") from None
+        except OverflowError:
+            radius = math.inf
+        if not (radius >= 0 and math.isfinite(radius)):
             raise ValueError(f"Disc: radius must be a finite number, at least 0, got {self.radius}")
 
     def parts(self, queries: int, keys: int, tools: Tools) -> Parts:
         """Return the parts for a call with that many queries and keys."""
         height, width = self.grid
-        # Squared distances are whole numbers, and none of them exceeds the diagonal.
-        reach = min(math.ceil(self.radius * self.radius), height * height + width * width)
+        # Squared distances are whole numbers, and none of them reaches the square of the diagonal.
+        diagonal = height * height + width * width
+        radius = min(float(self.radius), math.sqrt(diagonal) + 1.0)
+        reach = min(math.ceil(radius * radius), diagonal)
         return Parts("disc", (height, width, reach, self.prefix, self.pooled), ())
 
 
