@@ -124,7 +124,7 @@ def test_policies_that_cannot_be(make_one, error, message):
         (Tree(np.ones((2, 4, 4), bool)), "attention: ancestors must be a batch of 1 or 1, got 2"),
         (
             Mask(np.ones((4, 3), bool)),
-            "attention: mask must be (X, Y, N, M) with N = 4, M = 4, got (1, 1, 4, 3) bool",
+            "attention: mask must be (X, Y, N, M) with X = 1, Y = 1, N = 4, M = 4, got (1, 1, 4, 3) bool",
         ),
         (Mask(np.ones((3, 4, 4), bool)), "attention: mask must be a number of heads of 1 or 2, got 3"),
     ],
@@ -193,7 +193,7 @@ OPS = [attention, attention_rows, attention_column_sums]
             ValueError,
             "key_bias must be a number of heads of 1 or 4, got 3",
         ),
-        ({"key_bias": np.zeros((1, 1, 4), np.float32)}, ValueError, r"key_bias must be \(U, V, M\) with M = 3, got "),
+        ({"key_bias": np.zeros((1, 1, 4), np.float32)}, ValueError, r"key_bias must be \(U, V, M\) with .*M = 3, got "),
         ({"key_bias": np.zeros((1, 1, 3))}, TypeError, "key_bias must be float32, got float64"),
         ({"policy": Causal(None), "k": np.zeros((2, 2, 3), np.float32)}, ValueError, "k must be "),
     ],
@@ -263,9 +263,10 @@ def test_arguments_that_do_not_fit(op, changed, error, message):
 )
 def test_arguments_of_one_op(op, changed, error, message):
     tokernel._C.forget_last_level()
+    before = tokernel.last_backend()
     with pytest.raises(error, match=f"^{op.__name__}: {message}"):
         call(op, **changed)
-    assert tokernel.last_backend() == "none"
+    assert tokernel.last_backend() == before
 
 
 def inputs(rng, mask, width=8):

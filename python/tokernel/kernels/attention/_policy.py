@@ -69,9 +69,12 @@ def parts_of(op: str, policy: Policy, q: Array, k: Array) -> Parts:
 def check_ranks(op: str, **arrays: Array) -> None:
     """Refuse arrays that are not (batch, heads, tokens, width), before their extents are read."""
     for name, x in arrays.items():
-        extension_of(op, name, x)  # says what is no array
-        if len(x.shape) != 4:
-            raise ValueError(f"{op}: {name} must be (B, heads, tokens, D), got {tuple(x.shape)} {x.dtype}")
+        shape = getattr(x, "shape", None)
+        if shape is None:
+            what = "an array (NumPy, torch, JAX, CuPy or any DLPack producer)"
+            raise TypeError(f"{op}: {name} must be {what}, got {type(x).__name__}")
+        if len(shape) != 4:
+            raise ValueError(f"{op}: {name} must be (B, heads, tokens, D), got {tuple(shape)} {x.dtype}")
 
 
 _MOST = 2**31
