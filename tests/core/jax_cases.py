@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tokernel.kernels import merge
+from tokernel.kernels import attention, merge
 
 
 @pytest.fixture
@@ -67,3 +67,25 @@ def test_arrays_are_never_written(tokens):
 def test_bfloat16_answers_are_refused(tokens):
     with pytest.raises(TypeError, match="bfloat16 results cannot be returned for ArrayImpl"):
         merge.gather_rows(jnp.asarray(tokens, jnp.bfloat16), jnp.array([[0], [1]]))
+
+
+def attention_policies():
+    rng = np.random.default_rng(1)
+    ids, seen = rng.integers(-1, 3, 9), np.tril(rng.random((9, 9)) < 0.3, -1)
+    cuts = np.array([0, 4, 9])
+    yield attention.Regions, (ids,)
+    yield attention.Tree, (seen,)
+    yield attention.BlockMap, (np.eye(2, dtype=bool), np.diff(cuts), np.array([3, 6]))
+    yield attention.Segments, (cuts,)
+
+
+@pytest.mark.parametrize(("policy", "arrays"), list(attention_policies()))
+def test_attention_takes_policies_of_either_framework(policy, arrays):
+    q, k, v = np.random.default_rng(0).standard_normal((3, 1, 2, 9, 8)).astype(np.float32)
+    expected, wanted = attention.attention(q, k, v, policy(*arrays), extras=attention.Extras(np.array([1]), True))
+    for of_jax in (policy(*arrays), policy(*map(jnp.asarray, arrays))):
+        extras = attention.Extras(jnp.asarray([1]), True)
+        got, more = attention.attention(*map(jnp.asarray, (q, k, v)), of_jax, extras=extras)
+        assert_same(got, expected)
+        assert_same(more.rows, wanted.rows)
+        assert_same(more.column_sums, wanted.column_sums)
