@@ -7,7 +7,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is an extra")
 from torch.nn import functional
 
+from tokernel import ops
 from tokernel.diffusion import qihoo_t2x as qihoo
+from tokernel.diffusion._windows import window_order
 
 ATOL = 1e-5  # of the golden files; outputs reach 30, hence the relative part below
 RTOL = 2e-6
@@ -313,6 +315,18 @@ class TestBlock:
         )
         out = made(windows, (1, 4, 4), t6, text, generator=torch.Generator().manual_seed(7))
         torch.testing.assert_close(out, mixed, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("grid", "p"), GRIDS)
+def test_segments_in_our_order_are_the_shifted_windows_of_the_attention_core(grid, p):
+    tokens = torch.Size(grid).numel()
+    q, k, v = normal(3, 2, 2, tokens, 4).unbind(0)
+    expected = ops.attention(q, k, v, ops.Window(grid, p, tuple(edge // 2 for edge in p)))
+    order = window_order(grid, p, q.device)
+    # From the grid's order to window-major, from there part by part.
+    place = qihoo.window_partition(torch.arange(tokens).view(1, *grid, 1), p).flatten()[order.order]
+    y = ops.attention(*(x[:, :, place] for x in (q, k, v)), ops.Segments(order.regions))
+    torch.testing.assert_close(torch.empty_like(y).index_copy_(2, place, y), expected, atol=1e-6, rtol=1e-6)
 
 
 class TestProxyModes:
