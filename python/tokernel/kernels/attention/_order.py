@@ -139,7 +139,8 @@ class Regions(Reordering):
     """A query sees the keys that carry its id, wherever they are; -1 sees nothing and is seen by nobody.
 
     Exact, and as sparse as the ids: tokens are sorted by id, attend as :class:`Segments`, and go back to their places.
-    The order is kept in the policy, so the ids must not be written to afterwards.
+    The order is kept in the policy, so the ids must not be written to afterwards. It is found in the first call, which
+    ``torch.compile(fullgraph=True)`` cannot trace: make that call before.
 
     Args:
         ids_q: int64 or int32 (Nq) or (B, Nq), ids from -1 on.
@@ -223,7 +224,8 @@ class Window(Reordering):
     Tokens lie on the grid row by row. With a shift the grid is rolled back by it first, and what the roll brought from
     the opposite border shares no attention with what was there: within a window two tokens see each other only if
     both, along every axis, were rolled around or neither was. Shift ``window // 2`` is that of Swin and of
-    Qihoo-T2X (arXiv 2409.04005, the shifted windows of its texture module).
+    Qihoo-T2X (arXiv 2409.04005, the shifted windows of its texture module). As for :class:`Regions`, the first call
+    comes before ``torch.compile(fullgraph=True)``.
 
     Args:
         grid: (frames, height, width) in tokens.
