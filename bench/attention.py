@@ -16,7 +16,7 @@ from tokernel.kernels.attention import Causal, Disc, Segments
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from bench import attention_map
+from bench import attention_around, attention_map
 from bench.arrays import agree, bytes_of, randn
 from bench.attention_backward import cases as backward_cases
 from bench.block_maps import COLUMN_CLUSTERS, DENSITIES, ROW_CLUSTERS, block_map
@@ -139,4 +139,4 @@ def cases() -> list[Case]:
         disc, segments = partial(_disc, dtype), partial(_segments, dtype)
         sparse.append(Case("attention", "attention Disc", f"8x(64x64)x64, radius {RADIUS}", name, disc, floors))
         sparse.append(Case("attention", "attention Segments", "1x32768x64, 1024 of 32", name, segments, floors))
-    return dense + _map_cases() + sparse + backward_cases() + attention_map.cases()
+    return dense + _map_cases() + sparse + backward_cases() + attention_map.cases() + attention_around.cases()
