@@ -93,24 +93,33 @@ void pack_transposed(const PickedRows<T>& from, int64_t rows, int64_t width, flo
 template <class Kind, class T>
 bool pack_straight(const PickedRows<T>& from, int64_t rows, int64_t width, float* to, const RowsAhead<T>& ahead = {}) {
   const int64_t words = Kind::kValues == 1 ? rows : (rows + 1) / 2;
-  vf check = zero();  // anything times zero: NaN unless finite
+  vf check[kVectors] = {};  // anything times zero: NaN unless finite
   for (int64_t w = 0; w < words; ++w) {
-    ahead.fetch(w * Kind::kValues, (w + 1) * Kind::kValues);
     const T* row = from.row(w * Kind::kValues);
     const bool paired = Kind::kValues == 2 && 2 * w + 1 < rows;
     const T* next = paired ? from.row(2 * w + 1) : row;
-    for (int64_t c = 0; c < width; c += W) {
-      vf x = load_lanes(row + c, width - c);
-      check = fma(x, zero(), check);
-      if constexpr (Kind::kValues == 2) {
-        const vf y = paired ? load_lanes(next + c, width - c) : zero();
-        check = fma(y, zero(), check);
-        x = Kind::join(x, y);
+    ahead.fetch(w * Kind::kValues, (w + 1) * Kind::kValues);
+    for (int64_t first = 0; first < width; first += kLanes) {
+      float* panel = to + (first * words + w * kLanes);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const int64_t c = first + v * W;
+        if (c >= width) break;
+        vf x = load_lanes(row + c, width - c);
+        check[v] = fma(x, zero(), check[v]);
+        if constexpr (Kind::kValues == 2) {
+          const vf y = paired ? load_lanes(next + c, width - c) : zero();
+          check[v] = fma(y, zero(), check[v]);
+          x = Kind::join(x, y);
+        }
+        store(panel + v * W, x);
       }
-      store(to + c / kLanes * words * kLanes + w * kLanes + c % kLanes, x);
     }
   }
-  return reduce_add(check) == 0.0f;
+  vf all = check[0];
+#pragma GCC unroll 4
+  for (int v = 1; v < kVectors; ++v) all = all + check[v];
+  return reduce_add(all) == 0.0f;
 }
 
 TK_INLINE vf finite_or_zero(vf x) { return select(x - x == zero(), x, zero()); }
