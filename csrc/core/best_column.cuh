@@ -6,6 +6,7 @@
 // The product of one pair is one chain in ascending d, so equal columns tie exactly.
 #pragma once
 #include "core/gpu.cuh"
+#include "core/spread_rows.cuh"
 
 namespace tk {
 
@@ -45,10 +46,12 @@ template <int kRows, int kDepth, int kPitch, bool kAligned, class T>
 __device__ __forceinline__ void load_tile(T* shared, const Vectors<T>& v, int64_t first, int64_t depth) {
   constexpr int kUnit = 16 / static_cast<int>(sizeof(T));
   constexpr int kUnits = kDepth / kUnit;
+  static_assert(kUnits == 4 && kPitch * sizeof(T) == 80 && kRows % 8 == 0, "what spread_row is for");
   for (int u = threadIdx.x; u < kRows * kUnits; u += kSearchThreads) {
-    const int64_t row = first + u / kUnits;
+    const int in_tile = spread_row(u / kUnits);
+    const int64_t row = first + in_tile;
     const int64_t d = depth + u % kUnits * kUnit;
-    T* to = shared + u / kUnits * kPitch + u % kUnits * kUnit;
+    T* to = shared + in_tile * kPitch + u % kUnits * kUnit;
     const T* from = v.data + (row < v.count ? row * v.stride : 0) + d;
     if (kAligned) {
       const bool valid = row < v.count && d < v.width;

@@ -50,11 +50,11 @@ struct LogitConstants {
 // tile[k][r] = value[r0 + r, c0 + k]: rows become columns.
 template <class T>
 __device__ inline void fill_transposed(const ValueMatrix<T>& v, int64_t b, int64_t r0, int64_t c0,
-                                       float (&tile)[kSoftDepth][kSoftRows]) {
+                                       float (&tile)[kSoftDepth][kSoftPitch]) {
   const T* from = v.data + b * v.batch_stride;
   for (int i = threadIdx.x; i < kSoftDepth * kSoftRows; i += kSoftThreads) {
-    const int r = i / kSoftDepth;
-    const int k = i % kSoftDepth;
+    const int r = run_row(i);
+    const int k = run_depth(i);
     const bool inside = r0 + r < v.rows && c0 + k < v.width;
     tile[k][r] = inside ? to_float(from[(r0 + r) * v.row_stride + c0 + k]) : 0.0f;
   }
@@ -78,8 +78,8 @@ template <class T, class L>
 __global__ void __launch_bounds__(kSoftThreads)
     soft_logits_kernel(LogitMatrix<L> l, ValueMatrix<T> grad, ValueMatrix<T> x, LogitConstants k, const float* mass,
                        L* out, int64_t row_blocks, int64_t col_blocks) {
-  TK_SHARED(left, float[kSoftDepth][kSoftRows]);
-  TK_SHARED(right, float[kSoftDepth][kSoftRows]);
+  TK_SHARED(left, float[kSoftDepth][kSoftPitch]);
+  TK_SHARED(right, float[kSoftDepth][kSoftPitch]);
   const int64_t b = blockIdx.x / col_blocks / row_blocks;
   const int64_t i0 = blockIdx.x / col_blocks % row_blocks * kSoftRows;
   const int64_t j0 = blockIdx.x % col_blocks * kSoftRows;

@@ -4,6 +4,7 @@
 //
 // A block of 8 warps owns 64 rows; warp w works on rows 16 (w % 4) .. and on half w / 4 of the columns.
 #pragma once
+#include "core/spread_rows.cuh"
 #include "merge/soft_tile.cuh"
 
 namespace tk::merge::gpu {
@@ -25,8 +26,9 @@ __device__ inline void fill_chunks(const ValueMatrix<T>& v, int64_t b, int64_t r
                                    T (&tile)[kRows][kPitch]) {
   const T* from = v.data + b * v.batch_stride;
   for (int i = threadIdx.x; i < kRows * kColumns / kChunk; i += kSoftThreads) {
-    const int r = i / (kColumns / kChunk);
-    const int c = i % (kColumns / kChunk) * kChunk;
+    constexpr int kChunks = kColumns / kChunk;
+    const int r = kChunks == 4 ? spread_row(i / kChunks) : i / kChunks;
+    const int c = i % kChunks * kChunk;
     Chunk<T> chunk = {};
     if (r0 + r < v.rows) {
       const T* row = from + (r0 + r) * v.row_stride + c0 + c;

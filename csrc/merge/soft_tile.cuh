@@ -14,6 +14,10 @@ namespace tk::merge::gpu {
 constexpr int kSoftThreads = 256;
 constexpr int kSoftRows = 64;   // rows of a block's tile
 constexpr int kSoftDepth = 16;  // k of one round
+// Of tiles [k][row] that are filled along k: four floats more than a row, so that eight k and four rows, which a warp
+// fills at once, fall into different banks.
+constexpr int kSoftPitch = kSoftRows + 4;
+constexpr int kSoftRun = 8;  // neighbours along k that a row gives at once: 32 bytes of float32
 constexpr unsigned kWarpMask = 0xffffffffu;
 
 struct alignas(16) Float4 {
@@ -115,9 +119,13 @@ struct SoftWeigh {
 };
 
 struct SoftTile {
-  float weight[kSoftDepth][kSoftRows];
-  float probe[kSoftDepth][kSoftRows];
+  float weight[kSoftDepth][kSoftPitch];
+  float probe[kSoftDepth][kSoftPitch];
 };
+
+// Which row and k of such a tile the i-th element is, filled in runs along k.
+__device__ inline int run_row(int i) { return i / kSoftRun % kSoftRows; }
+__device__ inline int run_depth(int i) { return i / kSoftRun / kSoftRows * kSoftRun + i % kSoftRun; }
 
 // Weights of rows r0 .. and columns k0 .. into shared memory; zero outside the matrix.
 template <class L>
@@ -126,8 +134,8 @@ __device__ inline void fill_weights(const LogitMatrix<L>& l, const SoftWeigh& s,
   const L* from = l.data + b * l.batch_stride;
   for (int i = threadIdx.x; i < kSoftRows * kSoftDepth; i += kSoftThreads) {
     const bool along_rows = l.col_stride != 1;
-    const int r = along_rows ? i % kSoftRows : i / kSoftDepth;
-    const int k = along_rows ? i / kSoftRows : i % kSoftDepth;
+    const int r = along_rows ? i % kSoftRows : run_row(i);
+    const int k = along_rows ? i / kSoftRows : run_depth(i);
     float weight = 0.0f;
     float probe = 0.0f;
     if (r0 + r < l.rows && k0 + k < l.cols) {
@@ -173,9 +181,9 @@ struct SoftBlock {
   __device__ static int col(int j) { return j / 4 * 64 + threadIdx.x % 16 * 4 + j % 4; }
 };
 
-template <int kCols>
-__device__ inline void multiply_add(const float (&left)[kSoftDepth][kSoftRows], const float (&right)[kSoftDepth][kCols],
-                                    SoftBlock<kCols>& sum) {
+template <int kCols, int kRightPitch>
+__device__ inline void multiply_add(const float (&left)[kSoftDepth][kSoftPitch],
+                                    const float (&right)[kSoftDepth][kRightPitch], SoftBlock<kCols>& sum) {
 #pragma unroll
   for (int k = 0; k < kSoftDepth; ++k) {
     const Float4 a = *reinterpret_cast<const Float4*>(&left[k][sum.row(0)]);
