@@ -101,16 +101,23 @@ def _cluster_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
 
 
 def _attention_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
+    causal = ops.Causal()
     for width in (32, 64, 128, 256):
-        q, k, v = (randn(1, 1, n, width, dtype=dtype, seed=n) for n in (70, 140, 141))
-        yield lambda q=q, k=k, v=v: attention.attention(q, k, v[:, :, :140], ops.Causal())  # type: ignore[misc]
+        q, k, v = (randn(1, 1, n, width, dtype=dtype, seed=i) for i, n in enumerate((70, 140, 140)))
+
+        def attend(q: Tensor = q, k: Tensor = k, v: Tensor = v) -> object:
+            leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+            loss = ops.attention(*leaves, causal).float().sum()
+            return torch.autograd.grad(loss, leaves) if q.shape[-1] <= 64 else loss
+
+        yield attend
         lse = torch.zeros(1, 1, 70)
-        yield lambda q=q, k=k, lse=lse: attention.attention_column_sums(q, k, lse, ops.Causal())  # type: ignore[misc]
-    q, k = randn(1, 1, 40, 64, dtype=dtype), randn(1, 1, 70, 64, dtype=dtype, seed=1)
+        yield lambda q=q, k=k, lse=lse: attention.attention_column_sums(q, k, lse, causal)  # type: ignore[misc]
+    qs, ks = randn(1, 1, 40, 64, dtype=dtype), randn(1, 1, 70, 64, dtype=dtype, seed=1)
 
     def distil() -> object:
-        leaves = [t.clone().requires_grad_() for t in (q, k)]
-        loss: Any = ops.attention_map_ce(*leaves, k[:, :, :40], q.repeat(1, 1, 2, 1)[:, :, :70])
+        leaves = [t.clone().requires_grad_() for t in (qs, ks)]
+        loss: Any = ops.attention_map_ce(*leaves, ks[:, :, :40], qs.repeat(1, 1, 2, 1)[:, :, :70])
         return torch.autograd.grad(loss.float().sum(), leaves)
 
     yield distil
