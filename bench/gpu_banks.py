@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from tokernel import ops
-from tokernel.kernels import attention, cluster, merge
+from tokernel.kernels import attention, cluster, merge, select
 from torch import Tensor
 
 from bench.arrays import randn
@@ -100,6 +100,13 @@ def _cluster_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     yield lambda: cluster.map_density(cluster.centroid_topp_map(qc, kc, size_k, 0.9), size_q, size_k)
 
 
+def _select_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
+    score = randn(1, 3000, dtype=dtype)
+    yield lambda: select.topk(score, 700)
+    yield lambda: select.topk_mask(score, 700)
+    yield lambda: select.topp_mask(score.softmax(-1), 0.7)
+
+
 def _attention_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     causal = ops.Causal()
     for width in (32, 64, 128, 256):
@@ -125,7 +132,13 @@ def _attention_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
 
 def cases(family: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     """Calls that launch every kernel of a family that uses shared memory."""
-    return {"merge": _merge_cases, "cluster": _cluster_cases, "attention": _attention_cases}[family](dtype)
+    makers = {
+        "merge": _merge_cases,
+        "cluster": _cluster_cases,
+        "select": _select_cases,
+        "attention": _attention_cases,
+    }
+    return makers[family](dtype)
 
 
 @contextlib.contextmanager
@@ -164,7 +177,7 @@ def count(families: list[str]) -> dict[str, Count]:
     return found
 
 
-FAMILIES = ("merge", "cluster", "attention")
+FAMILIES = ("merge", "cluster", "select", "attention")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 

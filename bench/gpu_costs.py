@@ -173,6 +173,17 @@ def _kmeans() -> dict[str, Cost]:
     }
 
 
+def _choices() -> dict[str, Cost]:
+    """A quarter of 4096 scores, for 256 rows."""
+    rows, width, k = 256, 4096, 1024
+    case, scores = f"{rows} x {width}, k={k} fp32", rows * width * F32
+    return {
+        "topk_kernel": Cost(case, scores + rows * k * (F32 + I64), dynamic_shared=k * I64),
+        "topk_mask_kernel": Cost(case, scores + rows * width),
+        "topp_mask_kernel": Cost(f"{rows} x {width} fp32", scores + rows * width),
+    }
+
+
 def _attention() -> dict[str, Cost]:
     """8 heads of 4096 tokens, 64 wide."""
     heads, tokens, width = 8, 4096, 64
@@ -280,6 +291,7 @@ COSTS: dict[str, Cost] = {
     **_compaction(),
     **_clusters(),
     **_kmeans(),
+    **_choices(),
     **_attention(),
     **_attention_around(),
     **_attention_parts(),

@@ -26,4 +26,6 @@ void bind_cluster(py::module_& m);
 void bind_cluster_kmeans(py::module_& m);
 void bind_cluster_order(py::module_& m);
 
+void bind_select(py::module_& m);
+
 }  // namespace tk::bind

@@ -14,4 +14,5 @@ PYBIND11_MODULE(_simt, m) {
   tk::bind::bind_merge(m);
   tk::bind::bind_attention(m);
   tk::bind::bind_cluster(m);
+  tk::bind::bind_select(m);
 }

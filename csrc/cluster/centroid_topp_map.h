@@ -15,6 +15,7 @@
 // is the same function of P in every backend. A row whose P is NaN (a NaN or infinite score) keeps every cluster: the
 // attention behind the map then shows the NaN.
 #pragma once
+#include "core/mass_cut.h"
 #include "core/op.h"
 
 namespace tk::cluster {
@@ -40,24 +41,6 @@ struct CentroidToppMapArgs {
 
 // A share in [0, 1], rounded down; multiplying by a power of two is exact.
 TK_INLINE int64_t mass_units(float share) { return static_cast<int64_t>(share * static_cast<float>(kMassUnits)); }
-
-// Shares are not negative: their bits are ordered as they are.
-TK_INLINE uint32_t share_key(float share) { return detail::bit_cast<uint32_t>(share); }
-TK_INLINE float key_share(uint32_t key) { return detail::bit_cast<float>(key); }
-
-// Where the kept clusters of a row end: keys above `key`, and the first `ties` of those equal to it.
-struct MapCut {
-  uint32_t key;
-  int64_t ties;
-};
-
-// How many of `count` clusters of one share are kept, given the mass and the number of those before them.
-TK_INLINE int64_t kept_ties(int64_t count, int64_t unit, int64_t mass, int64_t position, int64_t limit,
-                            int64_t forced) {
-  int64_t kept = mass > limit ? 0 : unit == 0 ? count : (limit - mass) / unit + 1;
-  if (kept < forced - position) kept = forced - position;
-  return kept < count ? kept : count;
-}
 
 TK_DECLARE_OP(centroid_topp_map, CentroidToppMapArgs)
 

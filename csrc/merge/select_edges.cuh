@@ -2,6 +2,7 @@
 // One block a sample: a bitonic sort of (key, row) pairs in shared memory, or in the workspace where they do not fit.
 #pragma once
 #include "core/gpu.cuh"
+#include "core/sort_pairs.cuh"
 #include "merge/edge_key.h"
 
 namespace tk::merge::gpu {
@@ -11,30 +12,6 @@ constexpr uint64_t kNoRow = ~uint64_t{0};
 
 TK_INLINE uint32_t high_half(uint64_t pair) { return static_cast<uint32_t>(pair >> 32); }
 TK_INLINE int64_t row_of(uint64_t pair) { return static_cast<int64_t>(pair & 0xffffffffu); }
-
-// Ascending, size a power of two. Pairs at most 32 apart stay within one warp's 64 elements, so that a warp barrier
-// is enough between them.
-__device__ __forceinline__ void sort_pairs(uint64_t* pairs, int64_t size) {
-  for (int64_t run = 2; run <= size; run *= 2) {
-    for (int64_t step = run / 2; step > 0; step /= 2) {
-      for (int64_t t = threadIdx.x; t < size / 2; t += blockDim.x) {
-        const int64_t low = 2 * t - (t & (step - 1));
-        const uint64_t x = pairs[low];
-        const uint64_t y = pairs[low + step];
-        if ((x > y) == ((low & run) == 0)) {
-          pairs[low] = y;
-          pairs[low + step] = x;
-        }
-      }
-      if (step > 32 || (step == 1 && run > 32)) {
-        __syncthreads();
-      } else {
-        __syncwarp();
-      }
-    }
-  }
-  __syncthreads();
-}
 
 // Calls place(k, column) for every column that counts, k ascending from 0.
 template <class Place>

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tokernel
-from tokernel.kernels import attention, cluster, merge
+from tokernel.kernels import attention, cluster, merge, select
 
 
 def floats(*shape):
@@ -109,10 +109,13 @@ CASES = {
     },
     "permute_rows": {"x": floats(1, 2, 3, 2), "perm": np.array([[[2, 0, 1], [1, 2, 0]]])},
     "select_edges": {"score": floats(1, 3), "index": np.array([[0, 1, 1]]), "r": 1, "columns": 2},
+    "topk": {"score": floats(1, 3), "k": 2, "mask": np.ones((1, 3), bool)},
+    "topk_mask": {"score": floats(1, 3), "k": 2, "mask": np.ones((1, 3), bool)},
+    "topp_mask": {"prob": floats(1, 3), "p": 0.5, "min_keep": 1, "weight": floats(1, 3)},
     "sort_by_label": {"labels": INDEX, "K": 3},
     "update": {"x": floats(1, 3, 2), "labels": np.array([[1, 0, 1]]), "old": floats(1, 2, 2)},
 }
-FAMILIES = (merge, cluster, attention)
+FAMILIES = (merge, cluster, attention, select)
 OPS = {
     name: getattr(family, name)
     for family in FAMILIES

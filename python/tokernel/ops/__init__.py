@@ -32,6 +32,7 @@ from tokernel.ops._merge_plan import MergePlan, bipartite_match, kth_match, matc
 from tokernel.ops._merge_rows import gather_rows, scatter_add_rows, scatter_rows
 from tokernel.ops._merge_segments import segment_broadcast, segment_reduce, segment_softmax
 from tokernel.ops._merge_soft import compact_rows, soft_aggregate
+from tokernel.ops._select_topk import topk, topk_mask, topp_mask
 
 __all__ = [
     "BlockMap",
@@ -77,5 +78,8 @@ __all__ = [
     "soft_aggregate",
     "sort_by_label",
     "threshold_match",
+    "topk",
+    "topk_mask",
+    "topp_mask",
     "update",
 ]

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// One block a row. The chosen items are written by ascending index, or become (key, index) pairs that a bitonic sort
+// puts in order: in shared memory, or in the workspace where they do not fit.
+#pragma once
+#include "core/sort_pairs.cuh"
+#include "select/key_cut.cuh"
+#include "select/topk.h"
+
+namespace tk::selection::gpu {
+
+template <class T>
+struct Answer {
+  const RowKeys<T>& keys;
+  T* value;
+  int64_t* index;
+  TK_HOST_DEVICE void write(int64_t at, int64_t j) const {
+    index[at] = j;
+    value[at] = keys.mask && !keys.mask[j] ? from_float<T>(-kInfinity) : keys.score[j];
+  }
+};
+
+template <class T>
+struct WriteChosen {
+  Answer<T> answer;
+  TK_HOST_DEVICE void operator()(int64_t j, bool chosen, int64_t position) const {
+    if (chosen) answer.write(position, j);
+  }
+};
+
+template <class T>
+struct PairChosen {
+  const RowKeys<T>& keys;
+  uint64_t* pairs;
+  TK_HOST_DEVICE void operator()(int64_t j, bool chosen, int64_t position) const {
+    if (chosen) pairs[position] = uint64_t{~keys(j)} << 32 | static_cast<uint64_t>(j);
+  }
+};
+
+// `size` is a power of two, at least k. `spill` is null where the pairs fit shared memory.
+template <class T>
+__global__ void __launch_bounds__(kThreads) topk_kernel(TopkArgs a, uint64_t* spill, int64_t size) {
+  TK_DYNAMIC_SHARED(uint64_t, shared_pairs);
+  const int64_t row = blockIdx.x;
+  const RowKeys<T> keys = row_keys<T>(a.from, row);
+  const Answer<T> answer{keys, static_cast<T*>(a.value) + row * a.k, a.index + row * a.k};
+  const KeyCut cut = find_key_cut(keys, a.k);
+  if (!a.sorted) return walk_items(keys, cut, WriteChosen<T>{answer});
+  uint64_t* pairs = spill ? spill + row * size : shared_pairs;
+  for (int64_t i = a.k + threadIdx.x; i < size; i += blockDim.x) pairs[i] = ~uint64_t{0};
+  walk_items(keys, cut, PairChosen<T>{keys, pairs});
+  __syncthreads();
+  sort_pairs(pairs, size);
+  for (int64_t i = threadIdx.x; i < a.k; i += blockDim.x) {
+    answer.write(i, static_cast<int64_t>(pairs[i] & 0xffffffffu));
+  }
+}
+
+}  // namespace tk::selection::gpu
