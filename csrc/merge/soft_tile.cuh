@@ -132,6 +132,7 @@ template <class L>
 __device__ inline void fill_weights(const LogitMatrix<L>& l, const SoftWeigh& s, int64_t b, int64_t r0, int64_t k0,
                                     SoftTile& tile) {
   const L* from = l.data + b * l.batch_stride;
+#pragma unroll 1  // rounds side by side spill registers
   for (int i = threadIdx.x; i < kSoftRows * kSoftDepth; i += kSoftThreads) {
     const bool along_rows = l.col_stride != 1;
     const int r = along_rows ? i % kSoftRows : run_row(i);
