@@ -1,24 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <initializer_list>
 #include <stdexcept>
 
 #include "attention/attention_fma.cuh"
 #include "attention/attention_launch.h"
+#include "attention/wide_rows.h"
 
 namespace tk::attention::gpu {
 namespace {
 
 constexpr int64_t kMost = (int64_t{1} << 31) - 1;
-
-// Rows of every array are whole, aligned chunks of 16 bytes.
-bool is_wide(const AttentionArgs& a) {
-  auto bits = reinterpret_cast<uintptr_t>(a.out) | static_cast<uintptr_t>(a.shape.width) * item_size(a.dtype);
-  for (const HeadRows* x : {&a.q, &a.k, &a.v}) {
-    const int64_t strides = x->batch_stride | x->head_stride | x->row_stride;
-    bits |= reinterpret_cast<uintptr_t>(x->data) | static_cast<uintptr_t>(strides) * item_size(a.dtype);
-  }
-  return bits % 16 == 0;
-}
 
 }  // namespace
 
@@ -39,7 +29,7 @@ void attention(const AttentionArgs& a, const GpuContext& context) {
   if (a.shape.batch * a.shape.heads > kMost / slots) {
     throw std::length_error("attention: at most 2^31 - 1 tiles of 64 queries on a device");
   }
-  const bool wide = is_wide(a);
+  const bool wide = are_wide({&a.q, &a.k, &a.v}, {a.out}, a.shape.width, a.dtype);
   if (a.dtype == DType::f16) return attention_float16(a, slots, wide, context.stream);
   if (a.dtype == DType::bf16) return attention_bfloat16(a, slots, wide, context.stream);
   attention_float32(a, slots, wide, context.stream);

@@ -1,24 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <initializer_list>
 #include <stdexcept>
 
 #include "attention/attention_backward_launch.h"
+#include "attention/wide_rows.h"
 
 namespace tk::attention::gpu {
 namespace {
 
 constexpr int64_t kMost = (int64_t{1} << 31) - 1;
-
-// Rows of every array are whole, aligned chunks of 16 bytes.
-bool is_wide(const AttentionBackwardArgs& a) {
-  auto bits = static_cast<uintptr_t>(a.shape.width) * item_size(a.dtype);
-  for (const void* x : {a.grad_q, a.grad_k, a.grad_v}) bits |= reinterpret_cast<uintptr_t>(x);
-  for (const HeadRows* x : {&a.grad, &a.q, &a.k, &a.v}) {
-    const int64_t strides = x->batch_stride | x->head_stride | x->row_stride;
-    bits |= reinterpret_cast<uintptr_t>(x->data) | static_cast<uintptr_t>(strides) * item_size(a.dtype);
-  }
-  return bits % 16 == 0;
-}
 
 int64_t heads_of(const AttentionBackwardArgs& a) { return a.shape.batch * a.shape.heads; }
 
@@ -71,7 +60,7 @@ void attention_backward(const AttentionBackwardArgs& a, const GpuContext& contex
   const BackwardScratch scratch = scratch_in(a, context.workspace);
   check_counts(a, scratch.meetings.slots);
   find_meetings(a, scratch, context.stream);
-  const bool wide = is_wide(a);
+  const bool wide = are_wide({&a.grad, &a.q, &a.k, &a.v}, {a.grad_q, a.grad_k, a.grad_v}, a.shape.width, a.dtype);
   if (a.dtype == DType::f16) {
     attention_backward_float16(a, scratch, wide, context.stream);
   } else if (a.dtype == DType::bf16) {

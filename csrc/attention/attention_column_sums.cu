@@ -5,6 +5,7 @@
 #include "attention/attention_launch.h"
 #include "attention/column_chunks.cuh"
 #include "attention/column_sums_launch.h"
+#include "attention/wide_rows.h"
 
 namespace tk::attention::gpu {
 namespace {
@@ -15,15 +16,6 @@ int64_t chunks_of(const AttentionColumnSumsArgs& a) {
   const int64_t heads = a.shape.batch * a.shape.heads;
   const int64_t slots = slots_of(a.policy, a.shape.extents, kTileRows);
   return heads == 0 ? 1 : clamped(divided_up(kSumBlocks, heads), 1, at_least(slots, 1));
-}
-
-bool is_wide(const AttentionColumnSumsArgs& a) {
-  auto bits = static_cast<uintptr_t>(a.shape.width) * item_size(a.dtype);
-  for (const HeadRows* x : {&a.q, &a.k}) {
-    const int64_t strides = x->batch_stride | x->head_stride | x->row_stride;
-    bits |= reinterpret_cast<uintptr_t>(x->data) | static_cast<uintptr_t>(strides) * item_size(a.dtype);
-  }
-  return bits % 16 == 0;
 }
 
 }  // namespace
@@ -55,7 +47,7 @@ void attention_column_sums(const AttentionColumnSumsArgs& a, const GpuContext& c
   const ColumnTarget target{static_cast<const float*>(a.lse), a.weight, a.weight_batch_stride, sums, slots, chunks};
   // The forward loop brings values along with the keys; here they are the keys.
   const AttentionArgs core{a.q, a.k, a.k, a.key_bias, nullptr, nullptr, a.policy, a.shape, a.dtype, a.scale, 0.0};
-  const bool wide = is_wide(a);
+  const bool wide = are_wide({&a.q, &a.k}, {}, a.shape.width, a.dtype);
   if (a.dtype == DType::f32) {
     column_sums_float32(core, target, wide, context.stream);
   } else {

@@ -1,23 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <initializer_list>
 #include <stdexcept>
 
 #include "attention/attention_map_rows.cuh"
+#include "attention/wide_rows.h"
 
 namespace tk::attention::gpu {
-namespace {
-
-// Rows of both arrays are whole, aligned chunks of 16 bytes.
-bool is_wide(const AttentionRowsArgs& a) {
-  auto bits = static_cast<uintptr_t>(a.shape.width) * item_size(a.dtype);
-  for (const HeadRows* x : {&a.q, &a.k}) {
-    const int64_t strides = x->batch_stride | x->head_stride | x->row_stride;
-    bits |= reinterpret_cast<uintptr_t>(x->data) | static_cast<uintptr_t>(strides) * item_size(a.dtype);
-  }
-  return bits % 16 == 0;
-}
-
-}  // namespace
 
 size_t attention_rows_workspace(const AttentionRowsArgs&) { return 0; }
 
@@ -28,7 +15,7 @@ void attention_rows(const AttentionRowsArgs& a, const GpuContext& context) {
   if (blocks >= int64_t{1} << 31) throw std::length_error("attention_rows: too many rows for a device");
   TK_FLOAT_SWITCH(a.dtype, T, {
     launch(attention_rows_kernel<T>, dim3(static_cast<unsigned>(blocks)), dim3(kMapRowThreads), 0, context.stream, a,
-           warps, is_wide(a));
+           warps, are_wide({&a.q, &a.k}, {}, a.shape.width, a.dtype));
   })
 }
 
