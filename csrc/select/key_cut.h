@@ -11,7 +11,7 @@ namespace tk::selection {
 namespace {
 
 constexpr int64_t kPart = int64_t{1} << 15;  // items; counts of a part fit 16 bits
-constexpr int64_t kManyRows = 16;            // that keep every thread busy, one row each
+constexpr int64_t kManyRows = 8;             // that threads take one each: nothing waits between the steps of a row
 constexpr int64_t kSample = 256;             // keys
 constexpr int64_t kSampleError = 24;         // three standard deviations of a rank in the sample, at the median
 constexpr int64_t kSampledFrom = 2048;       // keys of a row; shorter rows are counted at once
@@ -162,17 +162,12 @@ inline void for_parts(const uint32_t* keys, int64_t n, int64_t k, KeyCut cut, Bo
   });
 }
 
-// Calls body(row) for every row: rows side by side where there are many or they are short, else one after the other,
-// each by all threads.
+// Calls body(begin, end) for ranges of rows: side by side where rows are many or short, else all of them at once, each
+// row by all threads. Scratch of long rows is worth taking once a range: it is new memory, page by page.
 template <class Body>
 inline void for_rows(const ScoreRows& s, Body&& body) {
-  if (s.width > kPart && s.rows < kManyRows) {
-    for (int64_t row = 0; row < s.rows; ++row) body(row);
-    return;
-  }
-  parallel_ranges(s.rows, s.width * 8, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) body(row);
-  });
+  if (s.width > kPart && s.rows < kManyRows) return body(int64_t{0}, s.rows);
+  parallel_ranges(s.rows, s.width * 8, body);
 }
 
 }  // namespace
