@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import tokernel
 from tokernel import ops
 from tokernel.kernels import cluster as kernels
 
@@ -189,8 +190,8 @@ def worker(rank, store, folder):
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_two_processes_agree_with_one(tmp_path):
-    tests = Path(__file__).parents[1]
-    paths = os.pathsep.join([str(tests.parent / "python"), str(tests / "ops"), os.environ.get("PYTHONPATH", "")])
+    package = Path(tokernel.__file__).parents[1]  # the one under test, installed or not
+    paths = os.pathsep.join([str(package), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     code = "import sys, test_cluster_kmeans as t; t.worker(int(sys.argv[1]), sys.argv[2], sys.argv[3])"
     command = [sys.executable, "-c", code]
     ranks = [
