@@ -18,7 +18,7 @@ std::vector<double> scores_of(const AttentionArgs& a, const P& policy, int64_t b
   for (int64_t j = 0; j < a.shape.extents.keys; ++j) {
     const double bias = bias_of(a.key_bias, b, h, j);
     if (!policy.allowed(i, j) || bias == kMinusInfinity) continue;
-    const double product = dot(row_of<T>(a.q, b, h, i), row_of<T>(a.k, b, group, j), a.shape.width);
+    const double product = dot(head_row<T>(a.q, b, h, i), head_row<T>(a.k, b, group, j), a.shape.width);
     scores[j] = a.scale * product + bias;
   }
   return scores;
@@ -44,7 +44,7 @@ void attend(const AttentionArgs& a, int64_t b, int64_t h) {
     std::vector<double> sum(a.shape.width, std::isnan(lse) ? lse : 0.0);
     for (int64_t j = 0; j < e.keys; ++j) {
       if (scores[j] == kMinusInfinity) continue;
-      const T* v = row_of<T>(a.v, b, group, j);
+      const T* v = head_row<T>(a.v, b, group, j);
       for (int64_t d = 0; d < a.shape.width; ++d) sum[d] += std::exp(scores[j] - lse) * to_double(v[d]);
     }
     const int64_t row = (b * a.shape.heads + h) * e.queries + i;

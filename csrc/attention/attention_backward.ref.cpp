@@ -39,14 +39,14 @@ void one_head(const AttentionBackwardArgs& a, int64_t b, int64_t h, Sums* sums) 
     const int64_t row = (b * a.shape.heads + h) * queries + i;
     const double lse = number_at(a.lse, a.dtype, row);
     if (lse == kMinusInfinity) continue;
-    const T* q = row_of<T>(a.q, b, h, i);
-    const T* grad = row_of<T>(a.grad, b, h, i);
+    const T* q = head_row<T>(a.q, b, h, i);
+    const T* grad = head_row<T>(a.grad, b, h, i);
     const double grad_lse = a.grad_lse ? number_at(a.grad_lse, a.dtype, row) : 0.0;
-    const double centre = dot(grad, row_of<T>(a.out, b, h, i), width) - grad_lse;
+    const double centre = dot(grad, head_row<T>(a.out, b, h, i), width) - grad_lse;
     for (int64_t j = 0; j < keys; ++j) {
       if (!policy.allowed(i, j) || bias_of(a.key_bias, b, h, j) == kMinusInfinity) continue;
-      const T* k = row_of<T>(a.k, b, g, j);
-      const T* v = row_of<T>(a.v, b, g, j);
+      const T* k = head_row<T>(a.k, b, g, j);
+      const T* v = head_row<T>(a.v, b, g, j);
       const double score = a.scale * dot(q, k, width) + bias_of(a.key_bias, b, h, j);
       if (score == kMinusInfinity) continue;
       const double p = std::exp(score - lse);

@@ -15,12 +15,12 @@ void head_backward(const AttentionMapCeBackwardArgs& a, int64_t b, int64_t h) {
     const int64_t row = head * a.queries + i;
     const std::vector<double> student = map_scores<T>(a.student, b, h, i, a.keys);
     const std::vector<double> teacher = map_scores<T>(a.teacher, b, h, i, a.keys);
-    const T* q = row_of<T>(a.student.rows, b, h, i);
+    const T* q = head_row<T>(a.student.rows, b, h, i);
     std::vector<double> grad_q(width, 0.0);
     for (int64_t j = 0; j < a.keys; ++j) {
       const double p = std::exp(student[j] - a.lse_student[row]) - std::exp(teacher[j] - a.lse_teacher[row]);
       const double ds = a.student.scale * a.grad[row] * p;
-      const T* k = row_of<T>(a.student.columns, b, h, j);
+      const T* k = head_row<T>(a.student.columns, b, h, j);
       for (int64_t d = 0; d < width; ++d) {
         grad_q[d] += ds * to_double(k[d]);
         grad_k[j * width + d] += ds * to_double(q[d]);

@@ -16,8 +16,8 @@ template <class T, class Args>
 double probability(const Args& a, int64_t b, int64_t h, int64_t i, int64_t j, double lse) {
   const double bias = bias_of(a.key_bias, b, h, j);
   if (lse == kMinusInfinity || bias == kMinusInfinity) return 0.0;
-  const T* key = row_of<T>(a.k, b, h / (a.shape.heads / a.shape.groups), j);
-  return std::exp(a.scale * dot(row_of<T>(a.q, b, h, i), key, a.shape.width) + bias - lse);
+  const T* key = head_row<T>(a.k, b, h / (a.shape.heads / a.shape.groups), j);
+  return std::exp(a.scale * dot(head_row<T>(a.q, b, h, i), key, a.shape.width) + bias - lse);
 }
 
 }  // namespace tk::attention::ref

@@ -2,6 +2,7 @@
 // Scores and entries of the map for some queries of one head, for the ops that show parts of it. Included by per-ISA
 // files only.
 #pragma once
+#include "attention/head_row.h"
 #include "attention/pack.h"
 #include "attention/softmax.h"
 #include "core/scratch.h"
@@ -28,11 +29,6 @@ struct MapRoom {
   float* row(int64_t r) const { return scores.data() + r * stride; }
 };
 
-template <class T>
-TK_INLINE const T* map_head(const HeadRows& x, int64_t b, int64_t h) {
-  return static_cast<const T*>(x.data) + b * x.batch_stride + h * x.head_stride;
-}
-
 template <class Args>
 TK_INLINE const float* map_bias(const Args& a, int64_t b, int64_t h) {
   return a.key_bias.data ? a.key_bias.data + b * a.key_bias.batch_stride + h * a.key_bias.head_stride : nullptr;
@@ -42,7 +38,7 @@ TK_INLINE const float* map_bias(const Args& a, int64_t b, int64_t h) {
 template <class Kind, class T, class Args>
 void map_scores(const Args& a, int64_t b, int64_t h, int64_t rows, const KeyTile& keys, const MapRoom& room) {
   const int64_t group = h / (a.shape.heads / a.shape.groups);
-  pack_transposed<Kind>(PickedRows<T>{map_head<T>(a.k, b, group), a.k.row_stride, keys.index}, keys.count, room.width,
+  pack_transposed<Kind>(PickedRows<T>{head_row<T>(a.k, b, group), a.k.row_stride, keys.index}, keys.count, room.width,
                         room.keys_packed.data());
   bias_lanes(map_bias(a, b, h), keys, room.bias.data());
   multiply<Kind>(rows, keys.lanes(), room.words, RowMajor{room.queries.data(), room.words},

@@ -13,10 +13,10 @@ namespace tk::attention::ref {
 template <class T>
 std::vector<double> map_scores(const MapSide& side, int64_t b, int64_t h, int64_t i, int64_t keys) {
   std::vector<double> scores(keys);
-  const T* row = row_of<T>(side.rows, b, h, i);
+  const T* row = head_row<T>(side.rows, b, h, i);
   for (int64_t j = 0; j < keys; ++j) {
     scores[j] =
-        side.is_logits() ? to_double(row[j]) : side.scale * dot(row, row_of<T>(side.columns, b, h, j), side.width);
+        side.is_logits() ? to_double(row[j]) : side.scale * dot(row, head_row<T>(side.columns, b, h, j), side.width);
   }
   return scores;
 }

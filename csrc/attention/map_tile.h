@@ -3,6 +3,7 @@
 // Included by per-ISA files only.
 #pragma once
 #include "attention/attention_map_ce.h"
+#include "attention/head_row.h"
 #include "attention/pack.h"
 #include "attention/softmax.h"
 #include "core/scratch.h"
@@ -17,11 +18,6 @@ constexpr int64_t kMapStride = kMapKeys + W;  // rows do not all start in the sa
 struct MapHead {
   int64_t b, h, queries, keys;
 };
-
-template <class T>
-TK_INLINE const T* map_head(const HeadRows& x, const MapHead& head) {
-  return static_cast<const T*>(x.data) + head.b * x.batch_stride + head.h * x.head_stride;
-}
 
 // One side's scores of a tile of rows against a tile of keys; lanes past the keys are -inf.
 template <class Kind, class T>
@@ -40,13 +36,13 @@ class SideTile {
     first_ = first;
     rows_ = rows;
     if (side_.is_logits()) return;
-    const T* q = map_head<T>(side_.rows, head_) + first * side_.rows.row_stride;
+    const T* q = head_row<T>(side_.rows, head_.b, head_.h, first);
     copy_rows<Kind>(PickedRows<T>{q, side_.rows.row_stride, nullptr}, rows, side_.width, queries_.data());
   }
 
   void meet(int64_t key, int64_t count) const {
     if (side_.is_logits()) return read_logits(key, count);
-    const T* k = map_head<T>(side_.columns, head_) + key * side_.columns.row_stride;
+    const T* k = head_row<T>(side_.columns, head_.b, head_.h, key);
     pack_transposed<Kind>(PickedRows<T>{k, side_.columns.row_stride, nullptr}, count, side_.width, packed_.data());
     const int64_t lanes = round_up(count, W);
     for (int64_t j = 0; j < lanes; ++j) bias_[j] = j < count ? 0.0f : -kInfinity;
@@ -57,7 +53,7 @@ class SideTile {
  private:
   void read_logits(int64_t key, int64_t count) const {
     for (int64_t r = 0; r < rows_; ++r) {
-      const T* row = map_head<T>(side_.rows, head_) + (first_ + r) * side_.rows.row_stride + key;
+      const T* row = head_row<T>(side_.rows, head_.b, head_.h, first_ + r) + key;
       float* to = scores.data() + r * kMapStride;
       int64_t j = 0;
       for (; j + W <= count; j += W) store(to + j, load(row + j) * kLog2E);

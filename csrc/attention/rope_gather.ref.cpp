@@ -25,7 +25,7 @@ void gather(const RopeGatherArgs& a) {
     const int64_t n = i % a.picks;
     const int64_t h = i / a.picks % a.heads;
     const int64_t b = i / a.picks / a.heads;
-    const T* x = row_of<T>(a.x, b, h, a.index.data[b * a.index.batch_stride + n]);
+    const T* x = head_row<T>(a.x, b, h, a.index.data[b * a.index.batch_stride + n]);
     T* out = static_cast<T*>(a.out) + i * a.width;
     if (a.table.cos) {
       turn_row(a, b, n, x, out);

@@ -35,7 +35,7 @@ void scatter(const RopeScatterArgs& a) {
     int64_t count = 0;
     for (int64_t n = 0; n < a.picks; ++n) {
       if (a.index.data[b * a.index.batch_stride + n] != u) continue;
-      add_turned(a, b, n, row_of<T>(a.x, b, h, n), sum.data());
+      add_turned(a, b, n, head_row<T>(a.x, b, h, n), sum.data());
       ++count;
     }
     const double divisor = a.mean && count > 0 ? static_cast<double>(count) : 1.0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The rotary embedding of one row, for the per-ISA files only.
 #pragma once
+#include "attention/head_row.h"
 #include "attention/rope_gather.h"
 #include "core/simd.h"
 
@@ -14,11 +15,6 @@ struct TableRow {
 
 TK_INLINE TableRow table_row(const RopeTable& t, int64_t b, int64_t n) {
   return {t.cos + b * t.cos_batch_stride + n * t.cos_row_stride, t.sin + b * t.sin_batch_stride + n * t.sin_row_stride};
-}
-
-template <class T>
-TK_INLINE const T* head_row(const HeadRows& x, int64_t b, int64_t h, int64_t i) {
-  return static_cast<const T*>(x.data) + b * x.batch_stride + h * x.head_stride + i * x.row_stride;
 }
 
 // One pair of vectors, `count` lanes of it. Turned by the table's angle (Way 1), or by the transposed matrix (Way -1).

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "attention/attention.h"
+#include "attention/head_row.h"
 
 namespace tk::attention::ref {
 
@@ -17,11 +18,6 @@ inline void assign(double* to, double x) { *to = x; }
 template <class T>
 void assign(T* to, double x) {
   *to = from_float<T>(static_cast<float>(x));
-}
-
-template <class T>
-const T* row_of(const HeadRows& x, int64_t b, int64_t h, int64_t i) {
-  return static_cast<const T*>(x.data) + b * x.batch_stride + h * x.head_stride + i * x.row_stride;
 }
 
 template <class T>
