@@ -8,7 +8,7 @@ namespace {
 
 namespace py = pybind11;
 
-enum Route : int { kDispatcher = 0, kKernel = 1, kGradient = 2, kTransform = 3 };
+enum Way : int { kDispatcher = 0, kKernel = 1, kGradient = 2, kTransform = 3 };
 
 struct Torch {
   PyTypeObject* tensor = nullptr;
