@@ -100,6 +100,7 @@ void bind_select(py::module_& m) {
   m.def("topk", &topk);
   m.def("topk_mask", &topk_mask);
   m.def("topp_mask", &topp_mask);
+  bind_select_power(m);
 }
 
 }  // namespace tk::bind

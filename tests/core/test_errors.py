@@ -108,6 +108,7 @@ CASES = {
         "size_k": np.array([[[2, 0, 1]]]),
     },
     "permute_rows": {"x": floats(1, 2, 3, 2), "perm": np.array([[[2, 0, 1], [1, 2, 0]]])},
+    "power_iterate": {"A": floats(2, 3, 3), "s0": floats(2, 3), "iters": 2},
     "select_edges": {"score": floats(1, 3), "index": np.array([[0, 1, 1]]), "r": 1, "columns": 2},
     "topk": {"score": floats(1, 3), "k": 2, "mask": np.ones((1, 3), bool)},
     "topk_mask": {"score": floats(1, 3), "k": 2, "mask": np.ones((1, 3), bool)},

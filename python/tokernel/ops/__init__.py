@@ -32,6 +32,7 @@ from tokernel.ops._merge_plan import MergePlan, bipartite_match, kth_match, matc
 from tokernel.ops._merge_rows import gather_rows, scatter_add_rows, scatter_rows
 from tokernel.ops._merge_segments import segment_broadcast, segment_reduce, segment_softmax
 from tokernel.ops._merge_soft import compact_rows, soft_aggregate
+from tokernel.ops._select_power import power_iterate
 from tokernel.ops._select_topk import topk, topk_mask, topp_mask
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "map_density",
     "match_2d",
     "permute_rows",
+    "power_iterate",
     "random_match",
     "rope_gather",
     "rope_scatter",
