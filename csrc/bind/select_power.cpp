@@ -10,17 +10,17 @@
 namespace tk::bind {
 namespace {
 
-constexpr int64_t kMostIterations = INT32_MAX;
-constexpr const char* kStartShape[] = {"", "", "N", "H N", "B H N"};
+constexpr int64_t kMostPowerSteps = INT32_MAX;
+constexpr const char* kPowerVector[] = {"", "", "N", "H N", "B H N"};
 
-int64_t iteration_count(Call& call, py::handle iters_) {
+int64_t power_steps(Call& call, py::handle iters_) {
   const int64_t iters = call.integer("iters", iters_, 0);
-  if (iters > kMostIterations) call.fail_value("iters", "below 2^31", std::to_string(iters));
+  if (iters > kMostPowerSteps) call.fail_value("iters", "below 2^31", std::to_string(iters));
   return iters;
 }
 
 // Negative where the caller gave None.
-float stop_distance(Call& call, py::handle eps_) {
+float power_eps(Call& call, py::handle eps_) {
   if (eps_.is_none()) return -1.0f;
   if (!PyFloat_Check(eps_.ptr()) && !PyLong_Check(eps_.ptr())) {
     call.fail_type("eps", "a number or None", Py_TYPE(eps_.ptr())->tp_name);
@@ -34,7 +34,7 @@ float stop_distance(Call& call, py::handle eps_) {
 py::object power_iterate(py::handle map_, py::handle start_, py::handle iters_, py::handle eps_, py::handle out_) {
   Call call("power_iterate");
   const Tensor map = call.in("A", map_, kFloat, "N N|H N N|B H N N");
-  const Tensor start = call.optional_dense("s0", start_, kF32, kStartShape[map.ndim]);
+  const Tensor start = call.optional_dense("s0", start_, kF32, kPowerVector[map.ndim]);
   selection::PowerIterateArgs a{};
   a.tokens = call.dim('N');
   a.heads = map.ndim > 2 ? call.dim('H') : 1;
@@ -42,15 +42,15 @@ py::object power_iterate(py::handle map_, py::handle start_, py::handle iters_, 
   call.check_extents("A", {a.batch, a.heads, a.tokens, a.tokens});
   if (a.tokens > selection::kMostPowerTokens) call.fail_value("A", "of at most 2^14 tokens", std::to_string(a.tokens));
   if (a.batch * a.heads > INT32_MAX) call.fail_value("A", "of less than 2^31 maps", std::to_string(a.batch * a.heads));
-  a.iters = iteration_count(call, iters_);
-  a.eps = stop_distance(call, eps_);
+  a.iters = power_steps(call, iters_);
+  a.eps = power_eps(call, eps_);
   a.map = map.data;
   a.start = start.as<float>();
   a.dtype = map.dtype;
   a.row_stride = map.stride(map.ndim - 2);
   a.head_stride = map.ndim > 2 ? map.stride(map.ndim - 3) : 0;
   a.batch_stride = map.ndim > 3 ? map.stride(0) : 0;
-  const Tensor out = call.out("out", out_, DType::f32, kStartShape[map.ndim]);
+  const Tensor out = call.out("out", out_, DType::f32, kPowerVector[map.ndim]);
   a.out = out.as<float>();
   TK_RUN(call, selection, power_iterate, a);
   return call.results();
