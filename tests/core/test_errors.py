@@ -72,6 +72,7 @@ CASES = {
     "cluster_sums": {"x": floats(1, 3, 2), "labels": np.array([[1, 0, 1]]), "clusters": 2},
     "compact_rows": {"mask": np.ones((2, 3), bool)},
     "cosine_match": {"a": floats(1, 3, 2), "b": floats(1, 2, 2), "mask_a": np.ones((1, 3), bool)},
+    "farthest_points": {"x": floats(1, 3, 2), "k": 2, "mask": np.ones((1, 3), bool)},
     "gather_rows": {"x": floats(1, 3, 2), "index": INDEX},
     "kmeans": {"x": floats(1, 3, 2), "K": 2, "max_iters": 1},
     "scatter_rows": {"y": floats(1, 2, 2), "index": INDEX, "n": 3, "base": floats(1, 3, 2)},

@@ -32,6 +32,7 @@ from tokernel.ops._merge_plan import MergePlan, bipartite_match, kth_match, matc
 from tokernel.ops._merge_rows import gather_rows, scatter_add_rows, scatter_rows
 from tokernel.ops._merge_segments import segment_broadcast, segment_reduce, segment_softmax
 from tokernel.ops._merge_soft import compact_rows, soft_aggregate
+from tokernel.ops._select_points import farthest_points
 from tokernel.ops._select_power import power_iterate
 from tokernel.ops._select_topk import topk, topk_mask, topp_mask
 
@@ -59,6 +60,7 @@ __all__ = [
     "centroid_topp_map",
     "compact_rows",
     "cosine_match",
+    "farthest_points",
     "gather_rows",
     "inverse_permute_rows",
     "gathered_rope_attention",
