@@ -5,6 +5,7 @@
 
 #include "bind/call.h"
 #include "bind/families.h"
+#include "bind/metric_arg.h"
 #include "cluster/assign.h"
 #include "cluster/update.h"
 
@@ -13,12 +14,6 @@ namespace {
 
 constexpr int64_t kMostClusters = INT32_MAX;
 constexpr int64_t kMostIterations = INT32_MAX;
-
-Metric metric_of(const Call& call, std::string_view metric) {
-  if (metric == "l2") return Metric::l2;
-  if (metric == "cosine") return Metric::cosine;
-  call.fail_value("metric", "'l2' or 'cosine'", std::string("'").append(metric).append("'"));
-}
 
 void check_clusters(const Call& call, const char* name) {
   const int64_t clusters = call.dim('K');

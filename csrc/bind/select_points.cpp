@@ -5,6 +5,7 @@
 
 #include "bind/call.h"
 #include "bind/families.h"
+#include "bind/metric_arg.h"
 #include "select/farthest_points.h"
 
 namespace tk::bind {
@@ -14,13 +15,7 @@ constexpr int64_t kMostPoints = INT32_MAX;  // of all samples together
 
 std::string quoted(std::string_view word) { return std::string("'").append(word).append("'"); }
 
-Metric metric_of(const Call& call, std::string_view metric) {
-  if (metric == "l2") return Metric::l2;
-  if (metric == "cosine") return Metric::cosine;
-  call.fail_value("metric", "'cosine' or 'l2'", quoted(metric));
-}
-
-selection::Spread mode_of(const Call& call, std::string_view mode) {
+selection::Spread spread_of(const Call& call, std::string_view mode) {
   if (mode == "maxmin") return selection::Spread::maxmin;
   if (mode == "maxsum") return selection::Spread::maxsum;
   call.fail_value("mode", "'maxmin' or 'maxsum'", quoted(mode));
@@ -52,7 +47,7 @@ py::object farthest_points(py::handle x_, py::handle k_, std::string_view metric
   const int64_t k = call.set_count("k", 'K', k_);
   if (k > n) call.fail_value("k", "in [0, " + std::to_string(n) + "]", std::to_string(k));
   const Metric metric = metric_of(call, metric_);
-  const selection::Spread mode = mode_of(call, mode_);
+  const selection::Spread mode = spread_of(call, mode_);
   const bool own_starts = py::hasattr(start_, "__dlpack__");
   const Tensor starts = own_starts ? call.dense("start", start_, kIndex, "B") : Tensor{};
   if (starts) call.check_index("start", starts, n);

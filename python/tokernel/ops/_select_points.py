@@ -21,7 +21,7 @@ def _kernel(
     x: Tensor, k: int, metric: str, mode: str, rule: str, start: int | None, starts: Tensor | None, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     given: _Start = starts if starts is not None else rule if start is None else start
-    return kernels.farthest_points(x, k, metric, mode, given, mask, True)  # type: ignore[return-value]
+    return kernels.farthest_points(x, k, metric, mode, given, mask, True)
 
 
 def _fake(
@@ -98,8 +98,8 @@ def farthest_points(
     if x.dim() == 3:
         order, score = _farthest_points(x, k, metric, mode, rule, index, starts, mask)
     else:  # a batch dimension, for transforms; other ranks go on to the checks as they are
-        one = mask is not None and mask.dim() == 1
         row = x[None] if x.dim() == 2 else x
-        order, score = _farthest_points(row, k, metric, mode, rule, index, starts, mask[None] if one else mask)
+        row_mask = mask[None] if mask is not None and mask.dim() == 1 else mask
+        order, score = _farthest_points(row, k, metric, mode, rule, index, starts, row_mask)
         order, score = order[0], score[0]
     return (order, score) if return_score else order
