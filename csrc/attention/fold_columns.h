@@ -22,9 +22,12 @@ struct FoldColumnsArgs {
   const int64_t* groups;
   int64_t groups_batch_stride;  // 0: the same groups in every sample
   float* out;
-  int64_t batch, heads, keys, count;  // B, H, Nk, C
+  int64_t batch, heads, keys, count;  // B, H, Nk, C; C is -1 without groups, which may also be empty, and null
   bool over_heads;
 };
+
+TK_INLINE bool by_groups(const FoldColumnsArgs& a) { return a.count >= 0; }
+TK_INLINE int64_t width_of(const FoldColumnsArgs& a) { return by_groups(a) ? a.count : a.keys; }
 
 TK_DECLARE_OP(fold_columns, FoldColumnsArgs)
 

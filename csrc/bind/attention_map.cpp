@@ -70,7 +70,7 @@ py::object fold_columns(py::handle sums_, bool over_heads, py::handle groups_, p
   TK_RUN(call, attention, fold_columns,
          attention::FoldColumnsArgs{sums.as<float>(), groups.as<int64_t>(),
                                     groups && groups.ndim == 2 ? groups.stride(0) : 0, out.as<float>(), call.dim('B'),
-                                    call.dim('H'), call.dim('M'), groups ? call.dim('C') : 0, over_heads});
+                                    call.dim('H'), call.dim('M'), groups ? call.dim('C') : -1, over_heads});
   return call.results();
 }
 

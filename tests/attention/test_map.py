@@ -190,6 +190,16 @@ def test_over_heads_and_groups(backend, rng):
     close(attention_column_sums(case.q, case.k, case.lse, case.policy, over_heads=True), columns.sum(1), bound * 3)
 
 
+@pytest.mark.parametrize(("queries", "keys"), [(0, 0), (3, 0), (0, 3)])
+def test_groups_of_nothing_get_zero(queries, keys, backend):
+    torch = pytest.importorskip("torch", reason="torch's empty arrays have no address")
+    q, k, lse = torch.zeros(2, 1, queries, 8), torch.zeros(2, 1, keys, 8), torch.zeros(2, 1, queries)
+    groups = torch.zeros(2, keys, dtype=torch.int64)
+    for over_heads in (False, True):
+        got = attention_column_sums(q, k, lse, over_heads=over_heads, key_groups=groups, groups=9)
+        assert got.flatten().tolist() == [0.0] * 18
+
+
 @pytest.mark.parametrize("kind", ["causal", "blocks", "segments"])
 def test_bits_do_not_depend_on_threads(rng, kind):
     case = Case(rng, kind, (1, 2, 1, 700, 300, 16))
