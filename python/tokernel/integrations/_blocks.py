@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from tokernel.integrations._patch import is_patched
 
-__all__ = ["BlockView", "view_block"]
+__all__ = ["BlockView", "evaluating", "view_block"]
 
 Heads = tuple[Tensor, Tensor, Tensor]
 
@@ -46,6 +46,10 @@ class BlockView(ABC):
             f"{self.attention_name}.{name}"
             for name in sorted(_parts(self.attention) - self.attention_needs - self.attention_may_have)
         ]
+
+    def run(self, x: Tensor) -> Any:
+        """Run the block as it is."""
+        return self.module(x)
 
     def part(self, name: str, x: Tensor) -> Tensor:
         """Apply an optional part of the block."""
@@ -165,7 +169,33 @@ class Dinov2Block(TransformersBlock):
     after = (("layer_scale1", "drop_path"), ("layer_scale2", "drop_path"))
 
 
-_LAYOUTS: tuple[type[BlockView], ...] = (TimmBlock, TransformersBlock, Dinov2Block)
+class ClipBlock(TransformersBlock):
+    """``self_attn.q_proj`` to ``out_proj``: the layers of transformers' CLIP and SigLIP towers."""
+
+    needs = frozenset({"layer_norm1", "self_attn", "layer_norm2", "mlp"})
+    may_have = frozenset[str]()
+    attention_name = "self_attn"
+    attention_needs = frozenset({"q_proj", "k_proj", "v_proj", "out_proj"})
+    norms = ("layer_norm1", "layer_norm2")
+    after = ((), ())
+
+    @property
+    def scale(self) -> float:
+        return float(self.attention.scale)
+
+    @property
+    def dropout(self) -> float:
+        return _dropout(self.attention.dropout, self.attention.training)
+
+    def run(self, x: Tensor) -> Any:
+        return self.module(x, None)  # the attention mask has no default
+
+    def after_attention(self, y: Tensor) -> Tensor:
+        out: Tensor = self.attention.out_proj(y.transpose(1, 2).flatten(2))
+        return out
+
+
+_LAYOUTS: tuple[type[BlockView], ...] = (TimmBlock, TransformersBlock, Dinov2Block, ClipBlock)
 
 
 def view_block(module: nn.Module) -> BlockView | None:
@@ -197,8 +227,8 @@ def _check_same(view: BlockView) -> None:
         return
     width = (view.attention.qkv if isinstance(view, TimmBlock) else view.attention.q_proj).in_features
     x = torch.randn(2, 5, width, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
-    with torch.no_grad(), _evaluating(view.module):
-        expected = view.module(x)
+    with torch.no_grad(), evaluating(view.module):
+        expected = view.run(x)
         q, k, v = view.heads(x)
         y = x + view.after_attention(functional.scaled_dot_product_attention(q, k, v, scale=view.scale))
         y = y + view.mlp(y)
@@ -212,7 +242,8 @@ def _check_same(view: BlockView) -> None:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch a module to evaluation, and every part of it back to its own mode."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

@@ -24,6 +24,7 @@ def proportional_attention(
     v: Tensor,
     size: Tensor | None = None,
     *,
+    valid: Tensor | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
@@ -34,6 +35,7 @@ def proportional_attention(
     Args:
         q, k, v: (B, H, N, D) of one float dtype.
         size: (B, N, 1) or None for plain attention.
+        valid: (B, N) bool, True where a key is a token and not padding; needs sizes, and one valid key a sample.
         scale: factor of the logits, 1/sqrt(D) if None.
         dropout: of the attention weights.
 
@@ -54,6 +56,8 @@ def proportional_attention(
                 f"proportional_attention: size expected shape {(k.shape[0], k.shape[2], 1)}; got {tuple(size.shape)}"
             )
         bias = size_bias(size, q.dtype)
+        if valid is not None:
+            bias = bias.masked_fill(~valid[:, None, None], -torch.inf)
     return functional.scaled_dot_product_attention(q, k, v, bias, dropout, scale=scale)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find the ViT inside a model, and run a paper's block in place of each of its blocks.
 
-Known are timm-shaped models (``blocks[i].attn.qkv``) and transformers' ViT, DeiT, ViT-MAE, ViT-MSN and DINOv2. What a
-block hands to the next beside its tokens (sizes, sources) goes through one slot a block, written by block i and read by
+Known are timm-shaped models (``blocks[i].attn.qkv``) and transformers' ViT, DeiT, ViT-MAE, ViT-MSN, DINOv2, and the
+vision towers of CLIP and SigLIP. What a block hands to the next beside its tokens (sizes, sources) goes through one slot a block, written by block i and read by
 block i + 1: nothing to reset between images, and recomputing a block (gradient checkpointing) finds its input. A
 patched model runs one forward pass at a time: threads need copies of it.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokernel.integrations._blocks import BlockView, view_block
+from tokernel.integrations._blocks import BlockView, ClipBlock, view_block
 from tokernel.integrations._patch import Original, Patch, patch_of, unpatch
 
 __all__ = ["Vit", "VitPatch"]
@@ -31,6 +31,7 @@ class Vit:
         views: its blocks.
         class_token, distill_token: whether tokens 0 and 1 are these.
         mean_pool: whether the head averages the patch tokens instead of reading the class token.
+        attention_pool: the attention by which a probe reads all tokens (SigLIP's head), or None.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -46,14 +47,15 @@ class Vit:
         module, self.views = found[0]
         self.module: Any = module
         owner = getattr(module, "embeddings", module)
-        self.class_token = _has(owner, "cls_token")
+        self.class_token = _has(owner, "cls_token", "class_embedding")
         self.distill_token = _has(owner, "dist_token", "distillation_token")
         prefix = getattr(module, "num_prefix_tokens", self.protected)
         if prefix != self.protected or _has(owner, "reg_token", "register_tokens"):
             raise ValueError(
                 "patch_vit: model expected at most a class and a distillation token before the patches; got more"
             )
-        self.mean_pool = _mean_pool(model, module, self.class_token)
+        self.mean_pool = _mean_pool(model, module, self.class_token, self.views)
+        self.attention_pool = _attention_pool(module)
 
     @property
     def protected(self) -> int:
@@ -77,6 +79,8 @@ class VitPatch(Patch, ABC):
             self.replace(view.module, "forward", _run_block, self, index)
         if self.vit.mean_pool:
             self.replace(self.vit.module, "forward_head", _run_head, self)
+        if self.vit.attention_pool is not None:
+            self.replace(self.vit.attention_pool, "forward", _run_pool, self)
         self.attach()
 
     @abstractmethod
@@ -137,6 +141,13 @@ def _run_head(patch: VitPatch, original: Original, x: Tensor, *args: Any, **kwar
     return out
 
 
+def _run_pool(patch: VitPatch, original: Original, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
+    if patch.size is not None:
+        # The probe counts a token as often as its patches, as attention between tokens does; padding has size 0.
+        kwargs["key_padding_mask"] = patch.size[:, :, 0].log().to(key.dtype)
+    return original(query, key, *args, **kwargs)
+
+
 def _has(module: nn.Module, *names: str) -> bool:
     return any(getattr(module, name, None) is not None for name in names)
 
@@ -144,9 +155,10 @@ def _has(module: nn.Module, *names: str) -> bool:
 def _blocks_of(module: nn.Module) -> list[BlockView] | None:
     """The blocks of a module that is a ViT itself; None when it is not."""
     encoder = getattr(module, "encoder", None)
-    for owner, name in ((module, "blocks"), (module, "layers"), (encoder, "layer")):
+    embeddings = getattr(module, "embeddings", None)
+    tokens = hasattr(module, "patch_embed") or (embeddings is not None and not hasattr(embeddings, "token_embedding"))
+    for owner, name in ((module, "blocks"), (module, "layers"), (encoder, "layer"), (encoder, "layers")):
         blocks = getattr(owner, name, None)
-        tokens = hasattr(module, "embeddings") or hasattr(module, "patch_embed")
         if tokens and isinstance(blocks, (nn.Sequential, nn.ModuleList)) and len(blocks):
             views = [view_block(block) for block in blocks]
             if None not in views:
@@ -154,13 +166,18 @@ def _blocks_of(module: nn.Module) -> list[BlockView] | None:
     return None
 
 
-def _mean_pool(model: nn.Module, vit: Any, class_token: bool) -> bool:
+def _attention_pool(vit: Any) -> nn.MultiheadAttention | None:
+    pool = getattr(getattr(vit, "head", None), "attention", None)
+    return pool if isinstance(pool, nn.MultiheadAttention) else None
+
+
+def _mean_pool(model: nn.Module, vit: Any, class_token: bool, views: list[BlockView]) -> bool:
     """Whether the head averages patches; ValueError for a pooling that merging would change otherwise."""
     classifier, hidden = getattr(model, "classifier", None), getattr(getattr(vit, "config", None), "hidden_size", None)
     if (
         hidden is not None
         and isinstance(classifier, nn.Linear)
-        and (not class_token or classifier.in_features != hidden)
+        and (not class_token or classifier.in_features != hidden or isinstance(views[0], ClipBlock))
     ):
         raise ValueError("patch_vit: classifier expected to read the class token alone; got a mean of patches")
     pool = getattr(vit, "global_pool", "token")

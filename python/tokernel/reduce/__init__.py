@@ -8,6 +8,7 @@ from types import ModuleType
 __all__ = [
     "code_token_merging",
     "diffrate",
+    "dymu",
     "self_slimmed_vit",
     "token_transforming",
     "tome",

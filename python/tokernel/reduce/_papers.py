@@ -69,4 +69,19 @@ PAPERS = (
         notes="Merging by mean or learnt weights is the paper's; the lexers, the unit policy and the form of the "
         "learnt scorer are our reconstruction from the abstract and one public summary.",
     ),
+    Paper(
+        slug="dymu",
+        title="DyMU: Dynamic Merging and Virtual Unmerging for Efficient VLMs",
+        arxiv="2504.17040",
+        venue="arXiv",
+        module="tokernel.reduce.dymu",
+        official_repo="MikeWangWZHL/dymu",
+        licence="MIT-style (open_clip licence text)",
+        verified_against="repo",
+        status="complete",
+        notes="Batches are divided by size, not by size + 1e-4 (parity=True does that); their row order is stable; a "
+        "threshold of 1 never merges, however a cosine was rounded; an image never loses more than half of its tokens. "
+        "Several prompts or images in patch_llava, size weights in SigLIP's pooling head and what the linear schedule "
+        "rounds away are our reconstruction.",
+    ),
 )

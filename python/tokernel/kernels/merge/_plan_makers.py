@@ -133,12 +133,12 @@ def threshold(
     scores[:, : int(class_token)] = -np.inf
     lengths = np.full(batch, tokens) if valid is None else np.count_nonzero(plan.ops.fetch(valid), axis=1)
     most = scores.shape[1] if max_r is None else max(max_r, 0)
+    most_of = np.minimum(np.maximum(lengths - class_token, 0) // 2, most)
     if tau is not None:
-        half = np.maximum(lengths - class_token, 0) // 2
-        take = np.minimum((scores > tau).sum(axis=1), np.minimum(half, most))
+        take = np.minimum((scores > tau).sum(axis=1), most_of)
     else:
         budget = batch * max(0, min(r or 0, (tokens - class_token) // 2))
-        take, tau = _calibrate(scores, budget, most)
+        take, tau = _calibrate(scores, budget, most_of)
     # One image is merged as in the paper's inference path, several as in its batched path.
     alone = batch == 1 and valid is None and r is None
     edges = int(take.max(initial=0))
@@ -170,10 +170,12 @@ def _plan_of(plan: type[Plan], lists: tuple[Array, ...], kept: int, valid: Array
     return plan(into, kept, unm, src, dst, valid=valid)
 
 
-def _calibrate(scores: np.ndarray[Any, Any], budget: int, most: int) -> tuple[np.ndarray[Any, Any], float]:
+def _calibrate(
+    scores: np.ndarray[Any, Any], budget: int, most_of: np.ndarray[Any, Any]
+) -> tuple[np.ndarray[Any, Any], float]:
     """Share the batch's budget of edges out to its best ones; the threshold is the best score that missed."""
     rank = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1, kind="stable")
-    flat = np.where(rank < most, scores, -np.inf).reshape(-1)
+    flat = np.where(rank < most_of[:, None], scores, -np.inf).reshape(-1)
     order = np.argsort(-flat, kind="stable")
     edges = min(budget, int(np.count_nonzero(flat > -np.inf)))
     take = np.bincount(order[:edges] // max(1, scores.shape[1]), minlength=scores.shape[0])
