@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find the ViT inside a model, and run a paper's block in place of each of its blocks.
 
-Known are timm-shaped models (``blocks[i].attn.qkv``) and transformers' ViT, DeiT, ViT-MAE, ViT-MSN, DINOv2, and the
-vision towers of CLIP and SigLIP. What a block hands to the next beside its tokens (sizes, sources) goes through one slot a block, written by block i and read by
-block i + 1: nothing to reset between images, and recomputing a block (gradient checkpointing) finds its input. A
-patched model runs one forward pass at a time: threads need copies of it.
+Known are timm-shaped models (``blocks[i].attn.qkv``) and transformers' ViT, DeiT, ViT-MAE, ViT-MSN, DINOv2, CLIP and
+SigLIP. What a block hands to the next beside its tokens (sizes, sources) goes through one slot a block, written by
+block i and read by block i + 1: nothing to reset between images, and recomputing a block (gradient checkpointing) finds
+its input. A patched model runs one forward pass at a time: threads need copies of it.
 """
 
 from __future__ import annotations

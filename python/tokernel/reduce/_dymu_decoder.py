@@ -198,7 +198,7 @@ def _interface(attention: Any) -> Callable[..., Any]:
 
 
 def _decoder_of(model: nn.Module) -> Any:
-    found = [module for module in model.modules() if _is_decoder(module)]
+    found: list[Any] = [module for module in model.modules() if _is_decoder(module)]
     if len(found) != 1:
         raise ValueError(
             f"dymu.patch_decoder: model expected exactly one decoder (layers[i].self_attn with q_proj to o_proj); got "
@@ -213,7 +213,8 @@ def _is_decoder(module: Any) -> bool:
     layers = getattr(module, "layers", None)
     if not isinstance(layers, nn.ModuleList) or not len(layers) or not hasattr(module, "rotary_emb"):
         return False
-    return all(hasattr(layer, "self_attn") and _NEEDED <= _names(layer.self_attn) for layer in layers)
+    attentions: list[Any] = [getattr(layer, "self_attn", None) for layer in layers]
+    return all(attention is not None and _names(attention) >= _NEEDED for attention in attentions)
 
 
 def _check_attention(attention: Any) -> None:

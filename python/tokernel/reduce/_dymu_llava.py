@@ -187,6 +187,7 @@ def _run_features(
         out = original(pixel_values, **kwargs)
     finally:
         patch._layer = None
+    assert patch._rows is not None  # the projector ran
     for feature, rows in zip(getattr(out, "pooler_output", out), patch._rows, strict=True):
         feature.virtual_rows = rows
     return out
@@ -222,6 +223,7 @@ def _core_of(model: nn.Module) -> Any:
     found = [m for m in model.modules() if any(base.__name__ == "LlavaModel" for base in type(m).__mro__)]
     if len(found) != 1:
         raise ValueError(
-            f"dymu.patch_llava: model expected a LlavaForConditionalGeneration or LlavaModel; got {type(model).__name__}"
+            "dymu.patch_llava: model expected one LlavaForConditionalGeneration or LlavaModel; got "
+            f"{len(found)} in {type(model).__name__}"
         )
     return found[0]

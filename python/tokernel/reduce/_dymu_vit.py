@@ -151,7 +151,9 @@ def patch_vit(
     Between attention and MLP of every block, even tokens whose keys (averaged over heads) are closer to an odd token
     than the block's threshold merge into it (section 3.1); attention counts a token as often as its patches. Images of
     a batch end with different numbers of tokens: the output is as long as the longest one, shorter ones are padded at
-    the end (:attr:`DyMUPatch.valid`), and padding is seen by nobody.
+    the end (:attr:`DyMUPatch.valid`), and padding is seen by nobody. As in the official code, rows come in another
+    order in a batch than alone (without a class token, or where a block merges nothing of an image), and the order
+    decides which tokens may merge next: such an image may lose other tokens in a batch.
 
     Args:
         model: a timm-shaped VisionTransformer, a transformers ViT, DeiT, ViT-MAE, ViT-MSN, DINOv2, CLIP or SigLIP

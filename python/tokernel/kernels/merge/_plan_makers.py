@@ -144,6 +144,8 @@ def threshold(
     edges = int(take.max(initial=0))
     if edges == 0 and valid is None:
         return plan.identity(metric, batch, tokens), float(tau)
+    if tokens < 2:
+        return _single(plan, metric, lengths), float(tau)
     if alone:
         lists = plan.ops.select_edges(
             score, index, edges, tokens // 2, class_token=class_token, sort_unmerged=class_token
@@ -168,6 +170,15 @@ def threshold(
 def _plan_of(plan: type[Plan], lists: tuple[Array, ...], kept: int, valid: Array | None = None) -> Plan:
     unm, src, dst, into = lists
     return plan(into, kept, unm, src, dst, valid=valid)
+
+
+def _single(plan: type[Plan], metric: Array, lengths: np.ndarray[Any, Any]) -> Plan:
+    """Plan for samples of one token or none; there is no odd token to merge into."""
+    kept = int(lengths.max(initial=0))
+    filled = np.arange(kept) < lengths[:, None]
+    into = plan.ops.place(np.where(filled, 0, -1) if kept else np.full((len(lengths), metric.shape[1]), -1), metric)
+    none = into[:, :0]
+    return plan(into, kept, into, none, none, valid=None if filled.all() else plan.ops.place(filled, metric))
 
 
 def _calibrate(
