@@ -333,6 +333,8 @@ class TestHighRate:
         ready.pooler_output = [feature.clone() for feature in ready.pooler_output]
         with pytest.raises(ValueError, match="image features expected"):
             model(input_ids=ids, mm_encoder_outputs={"image": ready})
+        features = model.model.get_image_features(pixels(), return_dict=False)
+        assert isinstance(features, tuple)
         handle.thresholds = [1.0] * 3
         model(input_ids=ids, mm_encoder_outputs={"image": ready})
 
@@ -380,6 +382,13 @@ class TestHighRate:
             dymu.patch_llava(llava(), [0.5])
         with pytest.raises(ValueError, match="LlavaForConditionalGeneration"):
             dymu.patch_llava(transformers.LlamaModel(transformers.LlamaConfig(**TEXT)))
+        next_model = transformers.LlavaNextForConditionalGeneration(
+            transformers.LlavaNextConfig(
+                vision_config=transformers.CLIPVisionConfig(**VISION), text_config=transformers.LlamaConfig(**TEXT)
+            )
+        )
+        with pytest.raises(ValueError, match=r"expected LLaVA 1\.5"):
+            dymu.patch_llava(next_model)
 
 
 def cache_of(out):

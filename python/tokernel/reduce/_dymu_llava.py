@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from tokernel.integrations._patch import Original, Patch, unpatch
+from tokernel.integrations.llava import Llava
 from tokernel.ops import segment_broadcast
 from tokernel.reduce._dymu_decoder import VtuPatch
 from tokernel.reduce._dymu_merge import NEVER, ThresholdCalibrator
@@ -41,6 +43,7 @@ class DyMULlavaPatch(Patch):
         self._layer: int | None = None  # set while the tower's output is read: which hidden state,
         self._drops_first = False  # and without its class token
         self._rows: Tensor | None = None  # (images, patches): the merged token of each patch, on its way to the prompt
+        self._rows_of: Any = WeakTensorKeyDictionary()  # the same by the features of an image, for generate
 
     @property
     def thresholds(self) -> list[float]:
@@ -74,7 +77,10 @@ class DyMULlavaPatch(Patch):
         self.decoder.unpatch()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_layer": None, "_rows": None}
+        return self.__dict__ | {"_layer": None, "_rows": None, "_rows_of": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _rows_of=WeakTensorKeyDictionary())
 
 
 def patch_llava(
@@ -92,8 +98,8 @@ def patch_llava(
     the official code takes one prompt with one image).
 
     Args:
-        model: a transformers LlavaForConditionalGeneration or LlavaModel with a CLIP or SigLIP tower and a Llama,
-            Mistral or Qwen decoder.
+        model: a transformers LlavaForConditionalGeneration with a CLIP or SigLIP tower and a Llama, Mistral or Qwen
+            decoder.
         thresholds: one a layer of the tower, from ``calibrate(model.model.vision_tower, ...)``; None merges nothing
             until ``handle.thresholds`` is set. Where all are 1, the model is the unpatched one bit for bit.
         max_r: at most so many merges an image and layer.
@@ -147,12 +153,13 @@ def _run_core(patch: DyMULlavaPatch, original: Original, *args: Any, **kwargs: A
     patch._rows, patch.decoder._next = None, None
     ready = (kwargs.get("mm_encoder_outputs") or {}).get("image")
     if ready is not None and patch.merges:
-        if not all(hasattr(feature, "virtual_rows") for feature in ready.pooler_output):
+        rows = [patch._rows_of.get(feature) for feature in ready.pooler_output]
+        if any(row is None for row in rows):
             raise ValueError(
                 "patch_llava: image features expected as this model's get_image_features gave them, so that it is "
                 "known which patches merged; got others (generate without prefill_chunk_size)"
             )
-        patch._rows = torch.stack([feature.virtual_rows for feature in ready.pooler_output])
+        patch._rows = torch.stack(rows)
     return original(*args, **kwargs)
 
 
@@ -184,13 +191,13 @@ def _run_features(
         raise ValueError("patch_llava: vision_feature_select_strategy expected 'full' without a class token")
     patch._layer, patch._drops_first = layer, strategy == "default"
     try:
-        out = original(pixel_values, **kwargs)
+        out = original(pixel_values, **kwargs | {"return_dict": True})
     finally:
         patch._layer = None
     assert patch._rows is not None  # the projector ran
-    for feature, rows in zip(getattr(out, "pooler_output", out), patch._rows, strict=True):
-        feature.virtual_rows = rows
-    return out
+    for feature, rows in zip(out.pooler_output, patch._rows, strict=True):
+        patch._rows_of[feature] = rows
+    return out if kwargs.get("return_dict", config.return_dict) else out.to_tuple()
 
 
 def _run_projector(patch: DyMULlavaPatch, original: Original, x: Tensor) -> Tensor:
@@ -220,10 +227,9 @@ def _run_placeholders(patch: DyMULlavaPatch, original: Original, *args: Any, **k
 
 
 def _core_of(model: nn.Module) -> Any:
-    found = [m for m in model.modules() if any(base.__name__ == "LlavaModel" for base in type(m).__mro__)]
-    if len(found) != 1:
+    core = Llava(model).base
+    if not any(base.__name__ == "LlavaModel" for base in type(core).__mro__):
         raise ValueError(
-            "dymu.patch_llava: model expected one LlavaForConditionalGeneration or LlavaModel; got "
-            f"{len(found)} in {type(model).__name__}"
+            f"patch_llava: model expected LLaVA 1.5, where every image has its own features; got {type(core).__name__}"
         )
-    return found[0]
+    return core
