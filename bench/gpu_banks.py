@@ -105,9 +105,16 @@ def _select_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     yield lambda: select.topk(score, 700)
     yield lambda: select.topk_mask(score, 700)
     yield lambda: select.topp_mask(score.softmax(-1), 0.7)
-    points = randn(1, 150, 40, dtype=dtype)
-    for metric in ("cosine", "l2"):
-        yield lambda metric=metric: select.farthest_points(points, 3, metric)  # type: ignore[misc]
+
+
+def _tree_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
+    logits = randn(1, 3000, dtype=dtype)
+
+    def entropy() -> object:
+        leaf = logits.clone().requires_grad_()
+        return torch.autograd.grad(ops.row_stats(leaf).entropy.sum(), leaf)
+
+    yield entropy
 
 
 def _attention_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
@@ -139,6 +146,7 @@ def cases(family: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
         "merge": _merge_cases,
         "cluster": _cluster_cases,
         "select": _select_cases,
+        "tree": _tree_cases,
         "attention": _attention_cases,
     }
     return makers[family](dtype)
@@ -180,7 +188,7 @@ def count(families: list[str]) -> dict[str, Count]:
     return found
 
 
-FAMILIES = ("merge", "cluster", "select", "attention")
+FAMILIES = ("merge", "cluster", "select", "tree", "attention")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 

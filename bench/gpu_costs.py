@@ -184,17 +184,13 @@ def _choices() -> dict[str, Cost]:
     }
 
 
-def _points() -> dict[str, Cost]:
-    """288 of the 2880 visual tokens of LLaVA-NeXT, 4096 wide: a launch a pick."""
-    tokens, width, picks = 2880, 4096, 288
-    case, vectors, state = f"N={tokens} D={width} bf16", tokens * width * BF16, 4 * tokens * F32
+def _vocabulary() -> dict[str, Cost]:
+    """64 rows of logits over the vocabulary of Llama 3."""
+    rows, width = 64, 128256
+    case, logits = f"{rows} x {width} bf16", rows * width * BF16
     return {
-        "farthest_norms_kernel": Cost(case, vectors + state, flops=2.0 * tokens * width),
-        "farthest_nearest_kernel": Cost(case, vectors + state, flops=2.0 * tokens * tokens * width),
-        "farthest_first_kernel": Cost(case, state),
-        "farthest_pass_kernel": Cost(
-            f"{case}, {picks} picks", picks * (vectors + state), flops=2.0 * picks * tokens * width
-        ),
+        "row_stats_kernel": Cost(case, logits + rows * (2 * I64 + 4 * F32)),
+        "row_stats_backward_kernel": Cost(case, 2 * logits + 3 * rows * F32),
     }
 
 
@@ -306,7 +302,7 @@ COSTS: dict[str, Cost] = {
     **_clusters(),
     **_kmeans(),
     **_choices(),
-    **_points(),
+    **_vocabulary(),
     **_attention(),
     **_attention_around(),
     **_attention_parts(),

@@ -4,8 +4,8 @@
 #pragma once
 #include "attention/attention_backward.h"
 #include "attention/backward_seen.h"
-#include "attention/exp2.h"
 #include "attention/pack.h"
+#include "core/exp2.h"
 #include "core/scratch.h"
 
 namespace tk::attention {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The online softmax of a tile of rows, in base 2. Included by per-ISA files only.
 #pragma once
-#include "attention/exp2.h"
 #include "attention/key_tile.h"
+#include "core/exp2.h"
 
 namespace tk::attention {
 namespace {

@@ -15,4 +15,5 @@ PYBIND11_MODULE(_simt, m) {
   tk::bind::bind_attention(m);
   tk::bind::bind_cluster(m);
   tk::bind::bind_select(m);
+  tk::bind::bind_tree(m);
 }

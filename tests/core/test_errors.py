@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tokernel
-from tokernel.kernels import attention, cluster, merge, select
+from tokernel.kernels import attention, cluster, merge, select, tree
 
 
 def floats(*shape):
@@ -72,7 +72,6 @@ CASES = {
     "cluster_sums": {"x": floats(1, 3, 2), "labels": np.array([[1, 0, 1]]), "clusters": 2},
     "compact_rows": {"mask": np.ones((2, 3), bool)},
     "cosine_match": {"a": floats(1, 3, 2), "b": floats(1, 2, 2), "mask_a": np.ones((1, 3), bool)},
-    "farthest_points": {"x": floats(1, 3, 2), "k": 2, "mask": np.ones((1, 3), bool)},
     "gather_rows": {"x": floats(1, 3, 2), "index": INDEX},
     "kmeans": {"x": floats(1, 3, 2), "K": 2, "max_iters": 1},
     "scatter_rows": {"y": floats(1, 2, 2), "index": INDEX, "n": 3, "base": floats(1, 3, 2)},
@@ -109,15 +108,16 @@ CASES = {
         "size_k": np.array([[[2, 0, 1]]]),
     },
     "permute_rows": {"x": floats(1, 2, 3, 2), "perm": np.array([[[2, 0, 1], [1, 2, 0]]])},
-    "power_iterate": {"A": floats(2, 3, 3), "s0": floats(2, 3), "iters": 2},
     "select_edges": {"score": floats(1, 3), "index": np.array([[0, 1, 1]]), "r": 1, "columns": 2},
     "topk": {"score": floats(1, 3), "k": 2, "mask": np.ones((1, 3), bool)},
     "topk_mask": {"score": floats(1, 3), "k": 2, "mask": np.ones((1, 3), bool)},
     "topp_mask": {"prob": floats(1, 3), "p": 0.5, "min_keep": 1, "weight": floats(1, 3)},
+    "row_stats": {"logits": floats(1, 3), "ids": INDEX},
+    "row_stats_backward": {"logits": floats(1, 3), "lse": floats(1), "level": floats(1), "slope": floats(1)},
     "sort_by_label": {"labels": INDEX, "K": 3},
     "update": {"x": floats(1, 3, 2), "labels": np.array([[1, 0, 1]]), "old": floats(1, 2, 2)},
 }
-FAMILIES = (merge, cluster, attention, select)
+FAMILIES = (merge, cluster, attention, select, tree)
 OPS = {
     name: getattr(family, name)
     for family in FAMILIES

@@ -3,7 +3,7 @@
 #pragma once
 #include "core/simd.h"
 
-namespace tk::attention {
+namespace tk {
 namespace {
 
 // 2^x to 2 ulp for x up to 126; 0 below -125, NaN stays NaN.
@@ -32,5 +32,32 @@ TK_INLINE vf exp2(vf x) {
 #endif
 }
 
+constexpr float kSmallestPower = -126.0f;
+
+// The larger of x and kSmallestPower; NaN stays NaN.
+TK_INLINE vf bound_power(vf x) {
+#if defined(__AVX512F__)  // GCC 12 makes a comparison and a blend of max
+  return (vf)_mm512_maskz_max_ps(kAllLanes, (__m512)set(kSmallestPower), (__m512)x);
+#else
+  return max(set(kSmallestPower), x);
+#endif
+}
+
+// 2^x to 2 ulp for x in [-126, 126], 1 at 0; NaN stays NaN. With fewer instructions than exp2.
+TK_INLINE vf exp2_bounded(vf x) {
+#if defined(__AVX512DQ__)
+  const vf r = (vf)_mm512_maskz_reduce_ps(kAllLanes, (__m512)x, _MM_FROUND_TO_NEG_INF);  // x - floor(x)
+  vf p = set(1.8671300819e-03f);
+  p = fma(p, r, set(9.0170302844e-03f));
+  p = fma(p, r, set(5.5799913146e-02f));
+  p = fma(p, r, set(2.4016445014e-01f));
+  p = fma(p, r, set(6.9315131181e-01f));
+  p = fma(p, r, set(1.0f));
+  return (vf)_mm512_maskz_scalef_ps(kAllLanes, (__m512)p, (__m512)x);  // floors x itself
+#else
+  return exp2(x);
+#endif
+}
+
 }  // namespace
-}  // namespace tk::attention
+}  // namespace tk

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+// Family tree: what speculative decoding needs.
+#include "bind/families.h"
+
+namespace tk::bind {
+
+void bind_tree(py::module_& m) { bind_tree_rows(m); }
+
+}  // namespace tk::bind
