@@ -105,6 +105,9 @@ def _select_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     yield lambda: select.topk(score, 700)
     yield lambda: select.topk_mask(score, 700)
     yield lambda: select.topp_mask(score.softmax(-1), 0.7)
+    points = randn(1, 150, 40, dtype=dtype)
+    for metric in ("cosine", "l2"):
+        yield lambda metric=metric: select.farthest_points(points, 3, metric)  # type: ignore[misc]
 
 
 def _tree_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:

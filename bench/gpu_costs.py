@@ -184,6 +184,20 @@ def _choices() -> dict[str, Cost]:
     }
 
 
+def _points() -> dict[str, Cost]:
+    """288 of the 2880 visual tokens of LLaVA-NeXT, 4096 wide: a launch a pick."""
+    tokens, width, picks = 2880, 4096, 288
+    case, vectors, state = f"N={tokens} D={width} bf16", tokens * width * BF16, 4 * tokens * F32
+    return {
+        "farthest_norms_kernel": Cost(case, vectors + state, flops=2.0 * tokens * width),
+        "farthest_nearest_kernel": Cost(case, vectors + state, flops=2.0 * tokens * tokens * width),
+        "farthest_first_kernel": Cost(case, state),
+        "farthest_pass_kernel": Cost(
+            f"{case}, {picks} picks", picks * (vectors + state), flops=2.0 * picks * tokens * width
+        ),
+    }
+
+
 def _vocabulary() -> dict[str, Cost]:
     """64 rows of logits over the vocabulary of Llama 3."""
     rows, width = 64, 128256
@@ -302,6 +316,7 @@ COSTS: dict[str, Cost] = {
     **_clusters(),
     **_kmeans(),
     **_choices(),
+    **_points(),
     **_vocabulary(),
     **_attention(),
     **_attention_around(),

@@ -5,6 +5,7 @@
 
 #include "bind/call.h"
 #include "bind/families.h"
+#include "bind/metric_arg.h"
 #include "cluster/assign.h"
 #include "cluster/update.h"
 
@@ -13,12 +14,6 @@ namespace {
 
 constexpr int64_t kMostClusters = INT32_MAX;
 constexpr int64_t kMostIterations = INT32_MAX;
-
-cluster::Metric metric_of(const Call& call, std::string_view metric) {
-  if (metric == "l2") return cluster::Metric::l2;
-  if (metric == "cosine") return cluster::Metric::cosine;
-  call.fail_value("metric", "'l2' or 'cosine'", std::string("'").append(metric).append("'"));
-}
 
 void check_clusters(const Call& call, const char* name) {
   const int64_t clusters = call.dim('K');
@@ -34,7 +29,7 @@ py::object assign(py::handle x_, py::handle centroids_, std::string_view metric_
   const Tensor c = call.in("centroids", centroids_, dtype_bit(x.dtype), "B K D");
   call.check_finite("centroids", c);
   check_clusters(call, "centroids");
-  const cluster::Metric metric = metric_of(call, metric_);
+  const Metric metric = metric_of(call, metric_);
   const Tensor labels = call.out("labels", labels_, DType::i64, "B N");
   const Tensor best = call.out("best", best_, DType::f32, "B N");
   TK_RUN(call, cluster, assign,
@@ -52,7 +47,7 @@ py::object update(py::handle x_, py::handle labels_, py::handle old_, std::strin
   const Tensor labels = call.dense("labels", labels_, kIndex, "B N");
   const Tensor old = call.in("old", old_, dtype_bit(x.dtype), "B K D");
   check_clusters(call, "old");
-  const cluster::Metric metric = metric_of(call, metric_);
+  const Metric metric = metric_of(call, metric_);
   call.check_index("labels", labels, call.dim('K'));
   const Tensor centroids = call.out("centroids", centroids_, x.dtype, "B K D");
   const Tensor counts = call.out("counts", counts_, DType::i64, "B K");
@@ -71,7 +66,7 @@ py::object cluster_sums(py::handle x_, py::handle labels_, py::handle clusters_,
   const Tensor labels = call.dense("labels", labels_, kIndex, "B N");
   call.set_count("clusters", 'K', clusters_);
   check_clusters(call, "clusters");
-  const cluster::Metric metric = metric_of(call, metric_);
+  const Metric metric = metric_of(call, metric_);
   call.check_index("labels", labels, call.dim('K'));
   const Tensor sums = call.out("sums", py::none(), DType::f32, "B K D");
   const Tensor counts = call.out("counts", py::none(), DType::i64, "B K");
@@ -88,7 +83,7 @@ py::object cluster_means(py::handle sums_, py::handle counts_, py::handle old_, 
   const Tensor counts = call.dense("counts", counts_, kIndex, "B K");
   const Tensor old = call.in("old", old_, kFloat, "B K D");
   check_clusters(call, "old");
-  const cluster::Metric metric = metric_of(call, metric_);
+  const Metric metric = metric_of(call, metric_);
   call.check_index("counts", counts, INT64_MAX);
   const Tensor centroids = call.out("centroids", py::none(), old.dtype, "B K D");
   const Tensor shift = call.out("shift", py::none(), DType::f32, "B");

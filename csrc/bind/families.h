@@ -27,6 +27,8 @@ void bind_cluster_kmeans(py::module_& m);
 void bind_cluster_order(py::module_& m);
 
 void bind_select(py::module_& m);
+void bind_select_points(py::module_& m);
+void bind_select_power(py::module_& m);
 
 void bind_tree(py::module_& m);
 void bind_tree_rows(py::module_& m);

@@ -100,6 +100,8 @@ void bind_select(py::module_& m) {
   m.def("topk", &topk);
   m.def("topk_mask", &topk_mask);
   m.def("topp_mask", &topp_mask);
+  bind_select_power(m);
+  bind_select_points(m);
 }
 
 }  // namespace tk::bind

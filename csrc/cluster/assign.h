@@ -14,7 +14,7 @@
 // infinity, and for l2 also a squared norm that overflows float32. Vectors with a norm outside [2^-60, 2^60] may lose
 // digits or overflow.
 #pragma once
-#include "cluster/metric.h"
+#include "core/metric.h"
 #include "core/op.h"
 
 namespace tk::cluster {

@@ -17,7 +17,7 @@
 // zero, keeps its old centroid bit for bit. A NaN reaches the centroid of its row only. On a device a row with a label
 // outside [0, K) belongs to no cluster.
 #pragma once
-#include "cluster/metric.h"
+#include "core/metric.h"
 #include "core/op.h"
 
 namespace tk::cluster {

@@ -33,6 +33,8 @@ from tokernel.ops._merge_plan import MergePlan, bipartite_match, kth_match, matc
 from tokernel.ops._merge_rows import gather_rows, scatter_add_rows, scatter_rows
 from tokernel.ops._merge_segments import segment_broadcast, segment_reduce, segment_softmax
 from tokernel.ops._merge_soft import compact_rows, soft_aggregate
+from tokernel.ops._select_points import farthest_points
+from tokernel.ops._select_power import power_iterate
 from tokernel.ops._select_topk import topk, topk_mask, topp_mask
 from tokernel.ops._tree_rows import row_stats
 
@@ -61,6 +63,7 @@ __all__ = [
     "centroid_topp_map",
     "compact_rows",
     "cosine_match",
+    "farthest_points",
     "gather_rows",
     "inverse_permute_rows",
     "gathered_rope_attention",
@@ -69,6 +72,7 @@ __all__ = [
     "map_density",
     "match_2d",
     "permute_rows",
+    "power_iterate",
     "random_match",
     "rope_gather",
     "rope_scatter",
