@@ -81,7 +81,8 @@ class Run:
         keep = self._keep()
         if keep is not None:
             self._check_growing()
-            self.kept = Kept.where(keep)
+            # Padding goes as well: a row without images would otherwise hold the others at their full length.
+            self.kept = Kept.where(self._unpadded(keep, call.get("attention_mask")))
         self._length = self.given if self.kept is None else len(self.kept)
         if self.kept is not None or self._past is not None:
             call = self._shorten(call, keep, renumber)
@@ -111,6 +112,11 @@ class Run:
             keep[image.row, image.columns] = False
             keep[image.row, image.columns[image.kept]] = True
         return keep
+
+    def _unpadded(self, keep: Tensor, mask: Any) -> Tensor:
+        if not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[1] != self._fed + self.given:
+            return keep
+        return keep & mask[:, self._fed :].bool()
 
     def _shorten(self, call: dict[str, Any], keep: Tensor | None, renumber: bool) -> dict[str, Any]:
         past, kept = self._past, self.kept or Kept.all(self.batch, self.given, self.device)
@@ -158,7 +164,7 @@ class Run:
         """Drop the tokens where `keep` (B, Q) is False, after a layer that may drop some."""
         if keep is not None and not bool(keep.all()):
             self._check_growing()
-            hidden = self._drop(hidden, Kept.where(keep))
+            hidden = self._drop(hidden, Kept.where(keep if self.live is None else keep & self.live))
         past = self._past.inner.get(layer) if self._past else None
         if past is None and self.rows is None:
             return hidden
@@ -173,7 +179,7 @@ class Run:
         self.rows = (self.rows or Kept.all(self.batch, self._length, self.device)).then(kept)
         if self.visual is not None:
             self.visual = kept.filled(kept.pick(self.visual), False)
-        self.live = kept.live if self.live is None else kept.filled(kept.pick(self.live), False)
+        self.live = kept.live
         return gather_rows(hidden, kept.index)
 
     def finish(self, output: Any) -> None:

@@ -122,9 +122,6 @@ class LlavaPatch(Patch, ABC):
     def watch(self) -> None:
         """Say which modules to record."""
 
-    def images(self, output: Any) -> None:
-        """Look at, or change, what ``get_image_features`` returns; ``output.pooler_output`` lists (N, C) features."""
-
     def choose(self, features: Tensor) -> Tensor | None:
         """Choose which visual tokens the decoder gets.
 
@@ -206,7 +203,6 @@ def _run_images(patch: LlavaPatch, original: Original, *args: Any, **kwargs: Any
     """``get_image_features``: choose while the tower's outputs are at hand; beams and later calls look it up."""
     wants_tuple = _wants_tuple(patch, kwargs)
     output = original(*args, **kwargs | {"return_dict": True})
-    patch.images(output)
     features = output.pooler_output
     with torch.no_grad():
         chosen = patch.choose_each([image.detach() for image in features])

@@ -9,6 +9,7 @@ __all__ = [
     "code_token_merging",
     "diffrate",
     "dymu",
+    "hiprune",
     "self_slimmed_vit",
     "token_transforming",
     "tome",

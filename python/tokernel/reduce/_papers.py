@@ -84,4 +84,19 @@ PAPERS = (
         "Several prompts or images in patch_llava, size weights in SigLIP's pooling head and what the linear schedule "
         "rounds away are our reconstruction.",
     ),
+    Paper(
+        slug="hiprune",
+        title="HiPrune: Training-Free Visual Token Pruning via Hierarchical Attention in Vision-Language Models",
+        arxiv="2508.00553",
+        venue="ACL 2026",
+        module="tokernel.reduce.hiprune",
+        official_repo="Danielement321/HiPrune",
+        licence="MIT",
+        verified_against="repo",
+        status="complete",
+        notes="Registers exclude anchors and buffers exactly, where the official code subtracts 1. What it does when "
+        "these exceed the budget (it fails), the border by grid, and the object layer of towers without 24 layers are "
+        "ours. HiPrune++ of version 2 is left out: its share is not published. The Qwen2.5-VL variant is functions, "
+        "without a patch.",
+    ),
 )
