@@ -11,6 +11,7 @@ import torch
 from tokernel import ops
 from torch import Tensor
 
+from bench import select_points
 from bench.arrays import DTYPES, bytes_of, randn
 from bench.core import Case, Floor, Work
 
@@ -120,4 +121,4 @@ def cases() -> list[Case]:
         found.append(Case("select", "topk_mask", "256x4096, k=1024", name, partial(_topk_mask, dtype)))
         promised = (FOUR_TIMES,) if dtype == torch.float32 else ()
         found.append(Case("select", "topp_mask", "256x4096, p=0.9", name, partial(_topp_mask, dtype), promised))
-    return found
+    return [*found, *select_points.cases()]
