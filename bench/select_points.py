@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cases of the select family: rows that lie far apart, against plain torch, which stores all N x N distances.
 
-What has to be done at least: no row may leave the search of the first pick before it has met one near it, and every pick
-after it has to be the best one. Plain torch multiplies N^2 D and then reads k rows of N floats: of 2880 x 4096 that are
-34 G multiply-adds, 0.68 s at 50 G a second; of 576 x 1024, 0.34 G and 7 ms. One pass over x, which nothing can save,
-reads 47 and 2.4 MB: 3 and 0.15 ms at 16 GB a second.
+What has to be done at least: no row may leave the search of the first pick before it has met one near it, and every
+pick after it has to be the best one. Plain torch multiplies N^2 D and then reads k rows of N floats: of 2880 x 4096
+that are 34 G multiply-adds, 0.68 s at 50 G a second; of 576 x 1024, 0.34 G and 7 ms. One pass over x, which nothing
+can save, reads 47 and 2.4 MB: 3 and 0.15 ms at 16 GB a second.
 """
 
 from __future__ import annotations
