@@ -34,5 +34,6 @@ def test_the_snippets_run(capsys: pytest.CaptureFixture[str]):
     assert "many-to-many merge 16.0" in printed
     assert "22% fewer FLOPs" in printed
     assert names["every_patch"].shape == (2, 65, 64)
+    assert names["found"].score in (0.0, 0.5, 1.0)
     assert [t.shape[1] for t in names["short"].tokens] == [8, 4, 4, 4]
     assert names["g"].tolist() == [[0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 11, 11, 12]]

@@ -10,7 +10,7 @@ its input. A patched model runs one forward pass at a time: threads need copies 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -72,11 +72,11 @@ class VitPatch(Patch, ABC):
         self.vit: Vit = previous.vit if isinstance(previous, VitPatch) else Vit(model)
         self.sizes: list[Tensor | None] = [None] * len(self.vit.views)
 
-    def install(self) -> None:
-        """Replace the forward of every block, and the pooling; an earlier patch of the model is undone first."""
+    def install(self, blocks: Iterable[int] | None = None) -> None:
+        """Replace the forward of every block, or of some, and the pooling; an earlier patch is undone first."""
         unpatch(self.model)
-        for index, view in enumerate(self.vit.views):
-            self.replace(view.module, "forward", _run_block, self, index)
+        for index in range(len(self.vit.views)) if blocks is None else blocks:
+            self.replace(self.vit.views[index].module, "forward", _run_block, self, index)
         if self.vit.mean_pool:
             self.replace(self.vit.module, "forward_head", _run_head, self)
         if self.vit.attention_pool is not None:

@@ -99,4 +99,19 @@ PAPERS = (
         "ours. HiPrune++ of version 2 is left out: its share is not published. The Qwen2.5-VL variant is functions, "
         "without a patch.",
     ),
+    Paper(
+        slug="zero_tprune",
+        title="Zero-TPrune: Zero-Shot Token Pruning through Leveraging of the Attention Graph in Pre-Trained "
+        "Transformers",
+        arxiv="2305.17328",
+        venue="CVPR 2024",
+        module="tokernel.reduce.zero_tprune",
+        official_repo="jha-lab/zerotprune",
+        licence="CC-BY-SA-4.0 (project page, no code)",
+        verified_against="reconstruction",
+        status="complete",
+        notes="The PageRank of the attention graph, the head filter and the order I'-S-I are the paper's, as reading "
+        "notes and the project page give them; the scale of the filter, roundings, ties, the half that may be dropped "
+        "and the search space are our reconstruction. No number is claimed.",
+    ),
 )
