@@ -13,6 +13,7 @@ __all__ = [
     "self_slimmed_vit",
     "token_transforming",
     "tome",
+    "zero_tprune",
 ]
 
 

@@ -54,7 +54,7 @@ def weighted_pagerank(
                 f"weighted_pagerank: init expected a shape that broadcasts to {tuple(attn.shape[:-1])}; "
                 f"got {tuple(init.shape)}"
             ) from None
-    score: Tensor = power_iterate(attn.detach(), s0, iters, eps)
+    score: Tensor = power_iterate(attn.detach(), s0, iters=iters, eps=eps)
     return score
 
 
