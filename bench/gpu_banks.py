@@ -108,6 +108,9 @@ def _select_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     points = randn(1, 150, 40, dtype=dtype)
     for metric in ("cosine", "l2"):
         yield lambda metric=metric: select.farthest_points(points, 3, metric)  # type: ignore[misc]
+    prob, v = randn(1, 2, 3, 300, dtype=dtype).softmax(-1), randn(1, 2, 300, 40, dtype=dtype)
+    yield lambda: select.accumulate_head_scores(select.local_value_attention(prob, v, 90))
+    yield lambda: select.progressive_attention(prob[..., :40], *select.split_bits(v), v, 0.5)
 
 
 def _tree_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:

@@ -198,6 +198,32 @@ def _points() -> dict[str, Cost]:
     }
 
 
+def _spatten() -> dict[str, Cost]:
+    """16 heads of 1024 tokens, 64 wide, three tenths of the values kept; and one query against 4096 keys in planes."""
+    heads, tokens, width, keep = 16, 1024, 64, 307
+    case, entries = f"H={heads} Q=K={tokens} D={width} fp32", heads * tokens * tokens
+    rows = heads * tokens
+    chunks = heads * tokens // 64
+    keys, channels = 4096, 128
+    planes = 32 * keys * channels
+    return {
+        "importance_chunks_kernel": Cost(case, (entries + chunks * tokens) * F32, flops=float(entries)),
+        "importance_fold_kernel": Cost(case, (chunks + 1) * tokens * F32),
+        "head_chunks_kernel": Cost(case, rows * width * F32, flops=2.0 * rows * width),
+        "head_fold_kernel": Cost(case, heads * (tokens // 128 + 1) * F32),
+        "local_value_kernel": Cost(
+            f"{case} keep={keep}", (entries + 2 * rows * width + 2 * rows * keep) * F32, flops=2.0 * rows * keep * width
+        ),
+        "split_bits_kernel": Cost(case, rows * (width * (F32 + 1.5) + F32)),
+        "join_bits_kernel": Cost(case, rows * (width * (F32 + 1.5) + F32)),
+        "progressive_attention_kernel": Cost(
+            f"H=32 Q=1 K={keys} D={channels}, int8 values, no row fetched",
+            2 * planes + 32 * keys * 2 * F32,
+            flops=4.0 * planes,
+        ),
+    }
+
+
 def _vocabulary() -> dict[str, Cost]:
     """64 rows of logits over the vocabulary of Llama 3."""
     rows, width = 64, 128256
@@ -318,6 +344,7 @@ COSTS: dict[str, Cost] = {
     **_choices(),
     **_points(),
     **_vocabulary(),
+    **_spatten(),
     **_attention(),
     **_attention_around(),
     **_attention_parts(),

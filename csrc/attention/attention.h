@@ -15,15 +15,10 @@
 // Half precision: scores in float32; the weights of the second product may be rounded to the dtype.
 #pragma once
 #include "attention/policy.h"
+#include "core/head_row.h"
 #include "core/op.h"
 
 namespace tk::attention {
-
-// An array (B, H, N, D) with contiguous rows; strides in elements.
-struct HeadRows {
-  const void* data = nullptr;
-  int64_t batch_stride = 0, head_stride = 0, row_stride = 0;
-};
 
 struct KeyBias {
   const float* data = nullptr;

@@ -2,9 +2,9 @@
 // Scores and entries of the map for some queries of one head, for the ops that show parts of it. Included by per-ISA
 // files only.
 #pragma once
-#include "attention/head_row.h"
 #include "attention/pack.h"
 #include "attention/softmax.h"
+#include "core/head_row.h"
 #include "core/scratch.h"
 
 namespace tk::attention {

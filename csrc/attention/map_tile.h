@@ -3,9 +3,9 @@
 // Included by per-ISA files only.
 #pragma once
 #include "attention/attention_map_ce.h"
-#include "attention/head_row.h"
 #include "attention/pack.h"
 #include "attention/softmax.h"
+#include "core/head_row.h"
 #include "core/scratch.h"
 
 namespace tk::attention {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The rotary embedding of one row, for the per-ISA files only.
 #pragma once
-#include "attention/head_row.h"
 #include "attention/rope_gather.h"
+#include "core/head_row.h"
 #include "core/simd.h"
 
 namespace tk::attention {

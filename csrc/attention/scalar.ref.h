@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "attention/attention.h"
-#include "attention/head_row.h"
+#include "core/head_row.h"
 
 namespace tk::attention::ref {
 

@@ -11,8 +11,9 @@
 namespace tk::bind {
 namespace {
 
-constexpr const char* kDtypeNames[] = {"float32", "float16", "bfloat16", "float64", "int32", "int64", "uint8", "bool"};
-constexpr int kDtypes = 8;
+constexpr const char* kDtypeNames[] = {"float32", "float16", "bfloat16", "float64", "int32",
+                                       "int64",   "uint8",   "bool",     "int8"};
+constexpr int kDtypes = 9;
 
 enum class Convention {
   numpy,     // empty(shape, dtype)

@@ -183,8 +183,6 @@ Tensor take_like(Call& call, const char* name, py::handle object, const Tensor& 
   return call.in(name, object, dtype_bit(q.dtype), shape);
 }
 
-attention::HeadRows head_rows(const Tensor& x) { return {x.data, x.stride(0), x.stride(1), x.stride(2)}; }
-
 attention::KeyBias take_key_bias(Call& call, py::handle bias_) {
   const Tensor bias = call.optional("key_bias", bias_, kF32, "U V M");
   if (!bias) return {};

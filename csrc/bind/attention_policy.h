@@ -5,6 +5,7 @@
 
 #include "attention/attention.h"
 #include "bind/call.h"
+#include "bind/head_rows.h"
 
 namespace tk::bind {
 
@@ -27,7 +28,6 @@ HeadArgs take_heads(Call& call, py::handle q, py::handle k);
 // More arrays of the dtype of q.
 Tensor take_like(Call& call, const char* name, py::handle object, const Tensor& q, const char* shape);
 
-attention::HeadRows head_rows(const Tensor& x);
 attention::KeyBias take_key_bias(Call& call, py::handle bias);
 // None is D^-0.5.
 double scale_of(const Call& call, py::handle scale);

@@ -20,14 +20,14 @@ constexpr bool kHostMemory = true;
 constexpr size_t kPackAlign = 64;
 
 const char* dtype_name(int bit) {
-  static constexpr const char* kNames[] = {"float32", "float16", "bfloat16", "float64",
-                                           "int32",   "int64",   "uint8",    "bool"};
+  static constexpr const char* kNames[] = {"float32", "float16", "bfloat16", "float64", "int32",
+                                           "int64",   "uint8",   "bool",     "int8"};
   return kNames[bit];
 }
 
 std::string dtypes_text(uint32_t dtypes) {
   std::vector<const char*> found;
-  for (int bit = 0; bit < 8; ++bit) {
+  for (int bit = 0; bit < 9; ++bit) {
     if (dtypes >> bit & 1u) found.push_back(dtype_name(bit));
   }
   std::string text;

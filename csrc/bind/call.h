@@ -31,6 +31,7 @@ constexpr uint32_t kFloat = dtype_bit(DType::f32) | dtype_bit(DType::f16) | dtyp
 constexpr uint32_t kF32 = dtype_bit(DType::f32);
 constexpr uint32_t kIndex = dtype_bit(DType::i64) | dtype_bit(DType::i32);    // reaches the kernel as int64
 constexpr uint32_t kMask = dtype_bit(DType::boolean) | dtype_bit(DType::u8);  // reaches the kernel as uint8
+constexpr uint32_t kInt8 = dtype_bit(DType::i8);
 constexpr uint32_t kAny = ~0u;
 
 // A checked argument. Innermost extent contiguous, strides never negative. `false` when an optional one was None.

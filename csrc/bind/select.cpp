@@ -102,6 +102,7 @@ void bind_select(py::module_& m) {
   m.def("topp_mask", &topp_mask);
   bind_select_power(m);
   bind_select_points(m);
+  bind_select_spatten(m);
 }
 
 }  // namespace tk::bind

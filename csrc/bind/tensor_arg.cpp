@@ -67,6 +67,8 @@ bool to_dtype(const dlpack::DataType& raw, DType* dtype) {
       return *dtype = DType::i32, true;
     case dlpack::kInt * 256 + 64:
       return *dtype = DType::i64, true;
+    case dlpack::kInt * 256 + 8:
+      return *dtype = DType::i8, true;
     case dlpack::kUInt * 256 + 8:
       return *dtype = DType::u8, true;
     case dlpack::kBool * 256 + 8:

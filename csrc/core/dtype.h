@@ -18,7 +18,7 @@
 
 namespace tk {
 
-enum class DType : uint8_t { f32, f16, bf16, f64, i32, i64, u8, boolean };
+enum class DType : uint8_t { f32, f16, bf16, f64, i32, i64, u8, boolean, i8 };
 
 TK_INLINE size_t item_size(DType t) {
   switch (t) {

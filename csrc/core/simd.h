@@ -28,6 +28,7 @@ typedef uint16_t vh __attribute__((vector_size(2 * W), may_alias));
 typedef float vf_unaligned __attribute__((vector_size(4 * W), may_alias, aligned(4)));
 typedef int32_t vi_unaligned __attribute__((vector_size(4 * W), may_alias, aligned(4)));
 typedef uint16_t vh_unaligned __attribute__((vector_size(2 * W), may_alias, aligned(2)));
+typedef int8_t vc_unaligned __attribute__((vector_size(W), may_alias, aligned(1)));
 
 TK_INLINE vf set(float x) { return x - vf{}; }
 TK_INLINE vi set_int(int32_t x) { return x - vi{}; }
@@ -81,6 +82,15 @@ TK_INLINE vf load(const f16_t* p) {
   vf r;
   for (int i = 0; i < W; ++i) r[i] = to_float(p[i]);
   return r;
+#endif
+}
+
+TK_INLINE vf load(const int8_t* p) {
+#if defined(__AVX512F__)
+  const __m512i wide = _mm512_maskz_cvtepi8_epi32(kAllLanes, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return (vf)_mm512_maskz_cvtepi32_ps(kAllLanes, wide);
+#else
+  return __builtin_convertvector(*reinterpret_cast<const vc_unaligned*>(p), vf);
 #endif
 }
 

@@ -20,7 +20,7 @@ Array: TypeAlias = Any
 """An array of NumPy, torch, JAX, CuPy, or any other producer of DLPack capsules."""
 
 _CUDA_DEVICES = (2, 13)
-_DTYPES = ("float32", "float16", "bfloat16", "float64", "int32", "int64", "uint8", "bool")
+_DTYPES = ("float32", "float16", "bfloat16", "float64", "int32", "int64", "uint8", "bool", "int8")
 
 
 class Space(Protocol):

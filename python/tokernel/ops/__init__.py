@@ -35,6 +35,9 @@ from tokernel.ops._merge_segments import segment_broadcast, segment_reduce, segm
 from tokernel.ops._merge_soft import compact_rows, soft_aggregate
 from tokernel.ops._select_points import farthest_points
 from tokernel.ops._select_power import power_iterate
+from tokernel.ops._select_bit_planes import join_bits, progressive_attention, split_bits
+from tokernel.ops._select_importance import accumulate_head_scores, accumulate_importance
+from tokernel.ops._select_local_value import local_value_attention
 from tokernel.ops._select_topk import topk, topk_mask, topp_mask
 from tokernel.ops._tree_rows import row_stats
 
@@ -53,6 +56,8 @@ __all__ = [
     "RowStats",
     "Segments",
     "Tree",
+    "accumulate_head_scores",
+    "accumulate_importance",
     "assign",
     "attention",
     "attention_map_ce",
@@ -67,12 +72,15 @@ __all__ = [
     "gather_rows",
     "inverse_permute_rows",
     "gathered_rope_attention",
+    "join_bits",
     "kmeans",
     "kth_match",
+    "local_value_attention",
     "map_density",
     "match_2d",
     "permute_rows",
     "power_iterate",
+    "progressive_attention",
     "random_match",
     "rope_gather",
     "rope_scatter",
@@ -85,6 +93,7 @@ __all__ = [
     "select_edges",
     "soft_aggregate",
     "sort_by_label",
+    "split_bits",
     "threshold_match",
     "topk",
     "topk_mask",

@@ -1,9 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Family select: which items of a row to keep."""
 
+from tokernel.kernels.select._bit_planes import join_bits, split_bits
+from tokernel.kernels.select._importance import accumulate_head_scores, accumulate_importance
+from tokernel.kernels.select._local_value import local_value_attention
 from tokernel.kernels.select._points import farthest_points
 from tokernel.kernels.select._power import power_iterate
+from tokernel.kernels.select._progressive import progressive_attention
 from tokernel.kernels.select._topk import topk, topk_mask
 from tokernel.kernels.select._topp import topp_mask
 
-__all__ = ["farthest_points", "power_iterate", "topk", "topk_mask", "topp_mask"]
+__all__ = [
+    "accumulate_head_scores",
+    "accumulate_importance",
+    "farthest_points",
+    "join_bits",
+    "local_value_attention",
+    "power_iterate",
+    "progressive_attention",
+    "split_bits",
+    "topk",
+    "topk_mask",
+    "topp_mask",
+]
