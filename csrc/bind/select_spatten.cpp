@@ -25,11 +25,11 @@ constexpr const char* kPlaneShape[] = {"", "", "N D", "B N D", "B H N D"};
 constexpr const char* kLowShape[] = {"", "", "N P", "B N P", "B H N P"};
 constexpr const char* kScaleShape[] = {"", "", "N", "B N", "B H N"};
 
-// Rows of up to two outer dimensions, right-aligned.
-HeadRows right_aligned(const Tensor& x) {
+// Rows of (B, H, N, D), (B, N, D) or (N, D); what is missing has an extent of one.
+HeadRows plane_rows(const Tensor& x) {
   if (!x) return {};
   const int rank = x.ndim;
-  return {x.data, rank > 3 ? x.stride(0) : 0, rank > 2 ? x.stride(rank - 3) : 0, x.stride(rank - 2)};
+  return {x.data, rank > 2 ? x.stride(0) : 0, rank > 3 ? x.stride(1) : 0, x.stride(rank - 2)};
 }
 
 int64_t dim_or_one(const Call& call, char letter) { return call.dim(letter) < 0 ? 1 : call.dim(letter); }
@@ -111,7 +111,7 @@ py::object split_bits(py::handle x_, py::handle msb_, py::handle lsb_) {
   const Tensor low = call.out("low", py::none(), DType::u8, kLowShape[x.ndim]);
   const Tensor scale = call.out("scale", py::none(), DType::f32, kScaleShape[x.ndim]);
   TK_RUN(call, selection, split_bits,
-         selection::SplitBitsArgs{right_aligned(x), high.as<int8_t>(), low.as<uint8_t>(), scale.as<float>(),
+         selection::SplitBitsArgs{plane_rows(x), high.as<int8_t>(), low.as<uint8_t>(), scale.as<float>(),
                                   dim_or_one(call, 'B'), dim_or_one(call, 'H'), call.dim('N'), call.dim('D'),
                                   selection::PlaneBits{msb, lsb}, x.dtype});
   return call.results();
@@ -126,7 +126,7 @@ py::object join_bits(py::handle high_, py::handle low_, py::handle scale_, py::h
   const Tensor scale = call.optional_dense("scale", scale_, kF32, kScaleShape[high.ndim]);
   const Tensor out = call.out("out", py::none(), DType::f32, kPlaneShape[high.ndim]);
   TK_RUN(call, selection, join_bits,
-         selection::JoinBitsArgs{right_aligned(high), lsb > 0 ? right_aligned(low) : HeadRows{}, scale.as<float>(),
+         selection::JoinBitsArgs{plane_rows(high), lsb > 0 ? plane_rows(low) : HeadRows{}, scale.as<float>(),
                                  out.as<float>(), dim_or_one(call, 'B'), dim_or_one(call, 'H'), call.dim('N'),
                                  call.dim('D'), lsb});
   return call.results();

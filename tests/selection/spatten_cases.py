@@ -52,7 +52,7 @@ def progressive(q, high, low, scale_k, v, threshold, scale_v=None, lsb=4, scale=
     """Out, refetched, and the P of the high planes."""
     heads, queries, width = q.shape[1:]
     groups, keys = high.shape[1:3]
-    share = np.arange(heads) // (heads // groups)
+    share = np.arange(heads) // max(heads // max(groups, 1), 1)
     n, scale_q = quantise(q, 32767)
     upper = high.astype(np.float64) * 2.0**lsb
     lower = np.zeros(high.shape)
