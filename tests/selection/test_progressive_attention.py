@@ -30,7 +30,8 @@ def arrays(rng, shape, spread=1.0, dtype=np.float32):
 
 
 def largest_logit(q, k):
-    return np.sqrt((q.astype(np.float64) ** 2).sum(-1).max(initial=0) * (k.astype(np.float64) ** 2).sum(-1).max(initial=0))
+    sizes = [(x.astype(np.float64) ** 2).sum(-1).max(initial=0) for x in (q, k)]
+    return np.sqrt(sizes[0] * sizes[1])
 
 
 def check(q, k, v, threshold, lsb=4, msb=8, **options):

@@ -33,11 +33,11 @@ from tokernel.ops._merge_plan import MergePlan, bipartite_match, kth_match, matc
 from tokernel.ops._merge_rows import gather_rows, scatter_add_rows, scatter_rows
 from tokernel.ops._merge_segments import segment_broadcast, segment_reduce, segment_softmax
 from tokernel.ops._merge_soft import compact_rows, soft_aggregate
-from tokernel.ops._select_points import farthest_points
-from tokernel.ops._select_power import power_iterate
 from tokernel.ops._select_bit_planes import join_bits, progressive_attention, split_bits
 from tokernel.ops._select_importance import accumulate_head_scores, accumulate_importance
 from tokernel.ops._select_local_value import local_value_attention
+from tokernel.ops._select_points import farthest_points
+from tokernel.ops._select_power import power_iterate
 from tokernel.ops._select_topk import topk, topk_mask, topp_mask
 from tokernel.ops._tree_rows import row_stats
 
