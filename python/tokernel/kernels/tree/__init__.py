@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Family tree: what speculative decoding does with rows of logits."""
+"""Family tree: trees of draft tokens, and what speculative decoding does with rows of logits."""
 
 from tokernel.kernels.tree._rows import RowStats, row_stats, row_stats_backward
+from tokernel.kernels.tree._token_tree import TokenTree
 
-__all__ = ["RowStats", "row_stats", "row_stats_backward"]
+__all__ = ["RowStats", "TokenTree", "row_stats", "row_stats_backward"]
