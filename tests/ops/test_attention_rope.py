@@ -6,6 +6,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is an extra")
 
 from tokernel import ops
+from tokernel.ops import _attention_rope as module
 
 
 def normal(*shape, seed=0):
@@ -92,3 +93,42 @@ def test_compiles_in_one_graph():
     compiled = torch.compile(ops.gathered_rope_attention, fullgraph=True, backend="aot_eager")
     plain = ops.gathered_rope_attention(q, k, v, INDEX, COS, SIN)
     assert torch.equal(compiled(q, k, v, INDEX, COS, SIN), plain)
+
+
+@pytest.mark.parametrize("groups", [1, 3, 6])
+@pytest.mark.parametrize("remerge", [True, False])
+def test_few_heads_at_a_time_are_the_same_attention(monkeypatch, groups, remerge):
+    q, k, v = normal(2, 6, 4, 8), normal(2, groups, 4, 8, seed=1), normal(2, groups, 4, 8, seed=2)
+    taken = []
+    gather = module.rope_gather
+    monkeypatch.setattr(module, "rope_gather", lambda x, *rest: taken.append(x.shape[1]) or gather(x, *rest))
+    whole = ops.gathered_rope_attention(q, k, v, INDEX, COS, SIN, remerge=remerge)
+    assert taken == [6, groups, groups]
+    for policy in (ops.Causal(), ops.Dense(), ops.PrefixCausal(2)):
+        whole = ops.gathered_rope_attention(q, k, v, INDEX, COS, SIN, policy, remerge=remerge)
+        taken.clear()
+        with monkeypatch.context() as small:
+            small.setattr(module, "_TURNED_BYTES", 2 * 5 * 8 * 4 * 2 * (1 + 6 // groups) * 2)  # two groups
+            parts = ops.gathered_rope_attention(q, k, v, INDEX, COS, SIN, policy, remerge=remerge)
+        assert max(taken) == min(groups, 2) * (6 // groups)
+        torch.testing.assert_close(parts, whole, rtol=1e-6, atol=1e-6)
+
+
+def test_few_heads_at_a_time_hide_no_mistake(monkeypatch):
+    monkeypatch.setattr(module, "_TURNED_BYTES", 1)
+    q, k = normal(2, 6, 4, 8), normal(2, 3, 4, 8)
+    with pytest.raises(ValueError, match="attention: "):
+        ops.gathered_rope_attention(q, k, normal(2, 6, 4, 8), INDEX, COS, SIN)
+    with pytest.raises(ValueError, match="attention: "):
+        ops.gathered_rope_attention(q, normal(2, 4, 4, 8), normal(2, 4, 4, 8), INDEX, COS, SIN)
+    with pytest.raises(ValueError, match="rope_gather: "):
+        ops.gathered_rope_attention(q[0], k, k, INDEX, COS, SIN)
+    with pytest.raises(ValueError, match="rope_gather: "):
+        ops.gathered_rope_attention(q, k, k, INDEX[:, :3], COS, SIN)
+
+
+def test_many_rows_compile_in_one_graph(monkeypatch):
+    monkeypatch.setattr(module, "_TURNED_BYTES", 1)
+    q, k, v = (normal(2, 3, 4, 8, seed=i) for i in range(3))
+    compiled = torch.compile(ops.gathered_rope_attention, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(q, k, v, INDEX, COS, SIN), ops.gathered_rope_attention(q, k, v, INDEX, COS, SIN))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokernel.kernels._arrays import extension_of
-from tokernel.kernels.attention import Causal, Policy
+from tokernel.kernels.attention import Causal, Dense, Policy, PrefixCausal
 from tokernel.ops._attention import attention
 from tokernel.ops._torch_op import define
 
@@ -110,6 +110,7 @@ def rope_scatter(
 
 
 _CAUSAL = Causal()
+_TURNED_BYTES = 3 << 20
 
 
 def gathered_rope_attention(
@@ -126,13 +127,50 @@ def gathered_rope_attention(
 ) -> Tensor:
     """Attend over N places that share U tokens, as :func:`tokernel.kernels.attention.gathered_rope_attention`.
 
-    Differentiable in q, k and v.
+    Differentiable in q, k and v. On the CPU, where no gradient is asked for and the policy is the same for all heads
+    (Causal, Dense, PrefixCausal), the heads are taken a few at a time, so that 3 MiB of turned rows are held at once.
 
     >>> import torch
     >>> x = torch.eye(2).reshape(1, 1, 2, 2)
     >>> gathered_rope_attention(x, x, x, torch.tensor([0, 0, 1]), remerge=False).shape
     torch.Size([1, 1, 3, 2])
     """
+    step = _groups_at_once(q, k, v, index, policy)
+    if step is None:
+        return _attend(q, k, v, index, cos, sin, policy, scale, remerge)
+    share = q.shape[1] // k.shape[1]
+    out = q.new_empty((*q.shape[:2], q.shape[2] if remerge else index.shape[-1], q.shape[3]))
+    for g in range(0, k.shape[1], step):
+        own, shared = slice(g * share, (g + step) * share), slice(g, g + step)
+        out[:, own] = _attend(q[:, own], k[:, shared], v[:, shared], index, cos, sin, policy, scale, remerge)
+    return out
+
+
+def _groups_at_once(q: Tensor, k: Tensor, v: Tensor, index: Tensor, policy: Policy) -> int | None:
+    """How many groups of heads to take at a time; None for all, also where the arguments are wrong: the ops say how."""
+    kept = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    if kept or q.device.type != "cpu" or not isinstance(policy, (Causal, Dense, PrefixCausal)):
+        return None
+    if q.dim() != 4 or k.dim() != 4 or k.shape != v.shape or not k.shape[1] or q.shape[1] % k.shape[1]:
+        return None
+    groups = k.shape[1]
+    # Of each group, turned keys and values, and of its heads turned queries and their answers.
+    rows = q.shape[0] * index.shape[-1] * 2 * (1 + q.shape[1] // groups)
+    parts = -(-groups * rows * q.shape[3] * q.element_size() // _TURNED_BYTES)
+    return None if parts <= 1 else -(-groups // min(parts, groups))
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    policy: Policy,
+    scale: float | None,
+    remerge: bool,
+) -> Tensor:
     query = rope_gather(q, index, cos, sin)
     key = rope_gather(k, index, cos, sin)
     out: Tensor = attention(query, key, rope_gather(v, index), policy, scale=scale)
