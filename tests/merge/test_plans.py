@@ -273,6 +273,26 @@ def test_bad_input(call, text):
         call(np.ones((2, 6, 4), np.float32))
 
 
+def test_no_sample_gives_more_than_half_of_its_tokens_to_the_batch(backend, rng):
+    metric = rng.standard_normal((3, 9, 4)).astype(np.float32)
+    metric[0] = 1  # all five even tokens of this sample are the best edges of the batch
+    plan, tau = threshold_match(metric, r=2)
+    assert plan.map[0].max() + 1 == 9 - 4
+    assert sum(9 - (row.max() + 1) for row in plan.map) == 6
+    np.testing.assert_array_equal(threshold_match(metric, tau)[0].map, plan.map)
+
+
+def test_samples_of_one_token_or_none(backend):
+    one = np.ones((3, 1, 4), np.float32)
+    plan, tau = threshold_match(one, r=1, valid=np.array([[True], [False], [True]]))
+    assert tau == 0
+    assert plan.map.tolist() == [[0], [-1], [0]]
+    assert plan.valid.tolist() == [[True], [False], [True]]
+    assert plan.merge(one).tolist() == [[[1] * 4], [[0] * 4], [[1] * 4]]
+    assert threshold_match(one, 0.5, valid=np.zeros((3, 1), bool))[0].kept == 0
+    assert threshold_match(one[:, :0], 0.5, valid=np.zeros((3, 0), bool))[0].kept == 0
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [

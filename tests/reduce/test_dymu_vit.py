@@ -216,6 +216,14 @@ def test_copies_and_pickles_are_patched_models_of_their_own():
     assert torch.equal(model(images()).last_hidden_state, merged)
 
 
+@torch.no_grad()
+def test_it_compiles_around_the_merges():
+    model = clip(2)
+    dymu.patch_vit(model, middle(model, images()))
+    merged = model(images()).last_hidden_state
+    assert torch.equal(torch.compile(model, backend="eager")(images()).last_hidden_state, merged)
+
+
 class TestCalibration:
     @torch.no_grad()
     def test_it_merges_the_asked_number_on_average_and_gives_the_model_back(self):

@@ -151,8 +151,8 @@ def threshold_match(
 
     Args:
         metric: (B, N, D) float32, float16 or bfloat16.
-        tau: threshold, strict. At most (n - protected) // 2 of a sample's n tokens merge.
-        r: edges per sample, at most (N - protected) // 2.
+        tau: threshold, strict. At most (n - protected) // 2 of a sample's n tokens merge, here and with r.
+        r: edges per sample on average, at most (N - protected) // 2.
         class_token: token 0 merges with nobody.
         max_r: most edges a sample may give.
         valid: (B, N) bool, False for padding, which is dropped (map -1).
