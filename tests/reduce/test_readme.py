@@ -33,6 +33,8 @@ def test_the_snippets_run(capsys: pytest.CaptureFixture[str]):
     printed = capsys.readouterr().out
     assert "many-to-many merge 16.0" in printed
     assert "22% fewer FLOPs" in printed
+    assert "[(32, 4), (32, 4), (27, 4), (18, 3)]" in printed
+    assert "[40, 40, 20, 10]" in printed
     assert names["every_patch"].shape == (2, 65, 64)
     assert names["found"].score in (0.0, 0.5, 1.0)
     assert [t.shape[1] for t in names["short"].tokens] == [8, 4, 4, 4]

@@ -11,6 +11,7 @@ __all__ = [
     "dymu",
     "hiprune",
     "self_slimmed_vit",
+    "spatten",
     "token_transforming",
     "tome",
     "zero_tprune",

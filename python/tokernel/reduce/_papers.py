@@ -114,4 +114,19 @@ PAPERS = (
         "notes and the project page give them; the scale of the filter, roundings, ties, the half that may be dropped "
         "and the search space are our reconstruction. No number is claimed.",
     ),
+    Paper(
+        slug="spatten",
+        title="SpAtten: Efficient Sparse Attention Architecture with Cascade Token and Head Pruning",
+        arxiv="2012.09852",
+        venue="HPCA 2021",
+        module="tokernel.reduce.spatten",
+        official_repo="mit-han-lab/spatten",
+        licence="MIT",
+        verified_against="paper",
+        status="complete",
+        notes="The cascades for BERT and GPT-2 are from the paper: the repository holds the hardware, its traces and a "
+        "later KV-cache pruning. The cache pruning and the trace counts reproduce the repository's outputs, the "
+        "per-layer rule those of kssteven418/LTP. Our reconstruction: the default slope of the schedule, normalised "
+        "scores, what a pruned token shows in the output, and that the last token of a causal model stays.",
+    ),
 )
