@@ -17,8 +17,10 @@ from __future__ import annotations
 from tokernel.integrations import unpatch
 from tokernel.ops import join_bits, local_value_attention, progressive_attention, split_bits
 from tokernel.papers import paper
+from tokernel.reduce._spatten_bert import BertPatch, patch_bert
+from tokernel.reduce._spatten_gpt2 import Gpt2Patch, patch_gpt2
 from tokernel.reduce._spatten_kv import SpAttenKVCache
-from tokernel.reduce._spatten_patch import BertPatch, Gpt2Patch, SpAttenPatch, patch_bert, patch_gpt2
+from tokernel.reduce._spatten_patch import SpAttenPatch
 from tokernel.reduce._spatten_run import Layer, Ratios
 from tokernel.reduce._spatten_schedule import (
     GPT2_MEDIUM_TRACE,
