@@ -558,13 +558,13 @@ class TestPatching:
             assert [n for n, _ in sizes(handle)] == [12, 12, 6, 6]
 
     def test_compiled_models(self):
-        for model, patch in handles():
-            handle = patch(model, TOKENS, SOME_HEADS)
-            compiled = torch.compile(model, backend="eager")
-            with torch.no_grad():
-                for ratios in (TOKENS, 0.0):
-                    handle.configure(ratios)
-                    torch.testing.assert_close(compiled(IDS).logits, model(IDS).logits)
+        model = bert()
+        handle = spatten.patch_bert(model, TOKENS, SOME_HEADS)
+        compiled = torch.compile(model, backend="eager")
+        with torch.no_grad():
+            for ratios in (TOKENS, 0.0):
+                handle.configure(ratios)
+                torch.testing.assert_close(compiled(IDS).last_hidden_state, model(IDS).last_hidden_state)
 
     def test_signatures_are_kept(self):
         model = bert()

@@ -189,10 +189,8 @@ class TokenHeadState:
         if E.dim() != 4 or E.shape[:2] != self.heads.shape:
             batch, heads = self.heads.shape
             raise ValueError(f"TokenHeadState: E expected shape ({batch}, {heads}, Q, D); got {tuple(E.shape)}")
-        query_valid = self._live_queries(query_valid, E.shape[2])
-        if query_valid is not None:
-            E = E.masked_fill(~query_valid[:, None, :, None], 0)
-        self.all_head_score = self.all_head_score.scatter_add(1, self.heads, ops.accumulate_head_scores(E))
+        size = ops.accumulate_head_scores(E, query_valid=self._live_queries(query_valid, E.shape[2]))
+        self.all_head_score = self.all_head_score.scatter_add(1, self.heads, size)
 
     def prune(self, p_t: float, p_h: float) -> tuple[Tensor, Tensor]:
         """Keep the ``floor(n (1 - p_t))`` tokens and ``floor(h (1 - p_h))`` heads of the highest scores.
