@@ -88,6 +88,7 @@ def patch_bert(
         ValueError: a decoder, ratios that do not fit, projections that cannot be sliced (adapters, quantisation) with
             `heads`. At a call: masks other than padding, gradient checkpointing, or a request for attention maps.
 
+    >>> import torch
     >>> from transformers import BertConfig, BertModel
     >>> config = BertConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64)
     >>> model = BertModel(config).eval()

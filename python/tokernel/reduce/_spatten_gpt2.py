@@ -122,12 +122,13 @@ def patch_gpt2(
         ValueError: as :func:`patch_bert`; at a call also a cache that is no DynamicCache, that was filled without
             pruning, or that is to be cropped (assisted generation), and cross-attention.
 
-    >>> from transformers import GPT2Config, GPT2LMHeadModel
-    >>> model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=3, n_head=2, vocab_size=50)).eval()
+    >>> import torch
+    >>> from transformers import GPT2Config, GPT2Model
+    >>> model = GPT2Model(GPT2Config(n_embd=32, n_layer=3, n_head=2)).eval()
     >>> handle = patch_gpt2(model, tokens=[0.5, 0.5, 0])
-    >>> cache = model(torch.arange(8)[None], use_cache=True).past_key_values
-    >>> [layer.keys.shape[2] for layer in cache.layers]
-    [8, 4, 2]
+    >>> ids = torch.arange(8)[None]
+    >>> model(ids).last_hidden_state.shape, [layer.tokens.shape[1] for layer in handle.layers]
+    (torch.Size([1, 8, 32]), [8, 4, 2])
     >>> handle.unpatch()
     """
     base: Any = getattr(model, "base_model", model)

@@ -118,7 +118,7 @@ def ltp_keep_rates(n_layers: int, keep: float) -> list[float]:
     The first ``u = max(3, ceil(0.15 n))`` layers keep all; layer i keeps ``max(0.01, 1 + (keep - 1) / (n - u) *
     (i - u + 1))``. Checked against kssteven418/LTP, which is no code of SpAtten's authors.
 
-    >>> ltp_keep_rates(6, 0.4)
+    >>> [round(rate, 3) for rate in ltp_keep_rates(6, 0.4)]
     [1.0, 1.0, 1.0, 0.8, 0.6, 0.4]
     """
     if n_layers < 0:
