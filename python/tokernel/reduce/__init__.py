@@ -8,10 +8,12 @@ from types import ModuleType
 __all__ = [
     "code_token_merging",
     "diffrate",
+    "divprune",
     "dymu",
     "hiprune",
     "self_slimmed_vit",
     "spatten",
+    "todre",
     "token_transforming",
     "tome",
     "zero_tprune",

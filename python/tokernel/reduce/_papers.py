@@ -129,4 +129,30 @@ PAPERS = (
         "per-layer rule those of kssteven418/LTP. Our reconstruction: the default slope of the schedule, normalised "
         "scores, what a pruned token shows in the output, and that the last token of a causal model stays.",
     ),
+    Paper(
+        slug="divprune",
+        title="DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models",
+        arxiv="2503.02175",
+        venue="CVPR 2025",
+        module="tokernel.reduce.divprune",
+        official_repo="vbdi/divprune",
+        licence="CC-BY-NC-4.0",
+        verified_against="repo",
+        status="complete",
+        notes="No token is chosen twice and a zero row is at distance 1 from all, where the official code repeats "
+        "tokens or gives NaN. Its cost model is kept as published, with two matrices for the three of LLaMA's MLP.",
+    ),
+    Paper(
+        slug="todre",
+        title="ToDRE: Visual Token Pruning via Diversity and Task Awareness for Efficient Large Vision-Language Models",
+        arxiv="2505.18757",
+        venue="arXiv",
+        module="tokernel.reduce.todre",
+        official_repo=None,
+        licence="no code released",
+        verified_against="paper",
+        status="complete",
+        notes="Formulas of version 2 of the paper; no number of its tables is claimed. The probed layer's index, "
+        "rounding, ties, the pivot without a class token, and objective='min' for version 1 are our reconstruction.",
+    ),
 )
