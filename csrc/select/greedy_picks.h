@@ -3,7 +3,7 @@
 // of question, and answer `best()`: the row of the highest score, with all partners so far counted in.
 //
 // MaxMin: a score only falls as partners come, so one that has not met the newest partners is still a bound. Only rows
-// whose bound is the best are brought up to date, a few at a time, against all the partners they have missed.
+// of the best bounds meet partners they have missed, W partners at a time, until the best bound is no bound any more.
 // MaxSum: every score needs every partner. A pass over the rows finds their distances to the newest partner and, while
 // the rows are at hand, to those that may be the next ones; as long as the guess holds, a pick costs one addition a
 // row.
@@ -13,10 +13,10 @@
 namespace tk::selection {
 namespace {
 
-constexpr float kOut = -1.0f;            // the score of a row that cannot be picked, or has been
-constexpr int64_t kRefreshed = 2 * W;    // rows brought up to date at once
-constexpr int64_t kGuesses = kPanel;     // partners whose distances one pass finds
-constexpr int64_t kScanned = 64 * 1024;  // scores worth a task of their own
+constexpr float kOut = -1.0f;              // the score of a row that cannot be picked, or has been
+constexpr int64_t kRefreshed = 2 * kRows;  // rows whose bounds are lowered at once
+constexpr int64_t kGuesses = kPanel;       // partners whose distances one pass finds
+constexpr int64_t kScanned = 64 * 1024;    // scores worth a task of their own
 
 // The highest score, the lowest index of equals.
 TK_INLINE uint64_t best_key(const float* score, int64_t count) {
@@ -35,7 +35,12 @@ template <class Kind, class T>
 class MaxMin {
  public:
   MaxMin(const Points<T>& s, float* score, int64_t picks)
-      : s_(s), score_(score), seen_(s.rows), partners_(picks), words_(kRefreshed * s.width), keys_(kRefreshed) {
+      : s_(s),
+        score_(score),
+        seen_(s.rows),
+        items_(round_up(picks, kPanel)),
+        words_(round_up(picks, kPanel) * s.width),
+        keys_(kRefreshed) {
     for (int64_t j = 0; j < s.rows; ++j) seen_[j] = 0;
   }
 
@@ -43,74 +48,89 @@ class MaxMin {
   static float answer(float score) { return root_of<Kind>(score); }
 
   void add_partner(int32_t j) {
-    partners_[met_++] = j;
-    if (met_ > 1) return;
-    parallel_ranges((s_.rows + W - 1) / W, W * s_.width, [&](int64_t begin, int64_t end) {
-      const Scratch<float> words(kPanel * s_.width);
-      for (int64_t v = begin; v < end; ++v) {
-        int32_t items[W];
-        int count = 0;
-        for (int64_t i = v * W; i < v * W + W && i < s_.rows; ++i) {
-          if (score_[i] >= 0) items[count++] = static_cast<int32_t>(i);
-        }
-        if (count > 0) refresh(items, count, words.data());
-      }
-    });
+    float* panel = words_.data() + met_ / kPanel * s_.width * kPanel;
+    if (met_ % kPanel == 0) __builtin_memset(panel, 0, static_cast<size_t>(s_.width * kPanel) * sizeof(float));
+    const Scratch<float> copy(tile_stride(s_.width));
+    copy_row(s_, j, copy.data());
+    for (int64_t d = 0; d < s_.width; ++d) panel[d * kPanel + met_ % kPanel] = copy[d];
+    items_[met_++] = j;
+    if (met_ == 1) meet_first();
   }
 
   uint64_t best() {
     while (true) {
       const uint64_t key = best_key(score_, s_.rows);
       if (key == 0 || seen_[item_of(key)] == met_) return key;
-      BestKeys stale{keys_.data(), kRefreshed};
-      uint64_t certain = 0;
-      for (int64_t j = 0; j < s_.rows; ++j) {
-        if (score_[j] < 0) continue;
-        const uint64_t own = key_of(score_[j], j);
-        if (seen_[j] < met_) {
-          stale.offer(own);
-        } else if (own > certain) {
-          certain = own;
-        }
-      }
-      refresh_stale(stale, certain);
+      lower_bounds();
     }
   }
 
  private:
-  void refresh_stale(const BestKeys& stale, uint64_t certain) {
-    int32_t items[kRefreshed];
+  // Everyone meets the first partner.
+  void meet_first() {
+    const Scratch<int32_t> rows(s_.rows);
     int64_t count = 0;
-    for (int64_t i = 0; i < stale.count; ++i) {
-      if (stale.keys[i] > certain) items[count++] = item_of(stale.keys[i]);
+    for (int64_t j = 0; j < s_.rows; ++j) {
+      if (score_[j] >= 0) rows[count++] = static_cast<int32_t>(j);
     }
-    parallel_for((count + W - 1) / W, [&](int64_t v) {
-      const int size = static_cast<int>(count - v * W < W ? count - v * W : W);
-      refresh(items + v * W, size, words_.data() + v * W);
+    meet<Kind>(s_, rows.data(), count, PackedRows{1, items_.data(), words_.data()}, [&](const Tile& t) {
+      for (int64_t i = 0; i < t.count; ++i) {
+        score_[rows[t.first + i]] = t.gaps[i * kPanel];
+        seen_[rows[t.first + i]] = 1;
+      }
     });
   }
 
-  // Up to W rows against the partners that the one of them has missed that has missed most.
-  void refresh(const int32_t* items, int count, float* words) {
-    int32_t padded[W];
-    int32_t from = static_cast<int32_t>(met_);
-    for (int i = 0; i < W; ++i) {
-      padded[i] = items[i < count ? i : 0];
-      from = seen_[padded[i]] < from ? seen_[padded[i]] : from;
+  // The rows of the best bounds, those together that have partners of the same vector to meet.
+  void lower_bounds() {
+    BestKeys stale{keys_.data(), kRefreshed};
+    uint64_t certain = 0;
+    for (int64_t j = 0; j < s_.rows; ++j) {
+      if (score_[j] < 0) continue;
+      const uint64_t own = key_of(score_[j], j);
+      if (seen_[j] < met_) {
+        stale.offer(own);
+      } else if (own > certain) {
+        certain = own;
+      }
     }
-    pack_lanes(s_, padded, words);
-    vf least = set(kInf);
-    const Scratch<float> copies(kRows * tile_stride(s_.width));
-    for (int64_t p = from; p < met_; p += kRows) {
-      const int64_t height = met_ - p < kRows ? met_ - p : kRows;
-      for (int64_t i = 0; i < height; ++i) copy_row(s_, partners_[p + i], copies.data() + i * tile_stride(s_.width));
-      alignas(64) float gaps[kRows * kPanel];
-      tile_gaps<Kind, 1, kRows>(height, copies.data(), tile_stride(s_.width), words, s_.width, gaps);
-      for (int64_t i = 0; i < height; ++i) least = min(load(gaps + i * kPanel), least);
+    int32_t rows[kRefreshed];
+    int64_t count = 0;
+    for (int64_t i = 0; i < stale.count; ++i) {
+      if (stale.keys[i] <= certain) continue;
+      const int32_t row = item_of(stale.keys[i]);
+      int64_t at = count++;
+      for (; at > 0 && seen_[rows[at - 1]] / W > seen_[row] / W; --at) rows[at] = rows[at - 1];
+      rows[at] = row;
     }
-    for (int i = 0; i < count; ++i) {
-      score_[items[i]] = least[i] < score_[items[i]] ? least[i] : score_[items[i]];
-      seen_[items[i]] = static_cast<int32_t>(met_);
+    int64_t ends[kRefreshed];
+    int64_t tiles = 0;
+    for (int64_t i = 0, begin = 0; i < count; ++i) {
+      const bool last = i + 1 == count || i + 1 - begin == kRows || seen_[rows[i + 1]] / W != seen_[rows[i]] / W;
+      if (!last) continue;
+      ends[tiles++] = i + 1;
+      begin = i + 1;
+    }
+    parallel_for(tiles, [&](int64_t t) {
+      const int64_t begin = t == 0 ? 0 : ends[t - 1];
+      meet_missed(rows + begin, ends[t] - begin);
+    });
+  }
+
+  void meet_missed(const int32_t* rows, int64_t count) {
+    const int64_t vector = seen_[rows[0]] / W;
+    const int64_t known = met_ - vector * W < W ? met_ - vector * W : W;
+    const int64_t stride = tile_stride(s_.width);
+    const Scratch<float> copies(kRows * stride);
+    for (int64_t i = 0; i < count; ++i) copy_row(s_, rows[i], copies.data() + i * stride);
+    alignas(64) float gaps[kRows * kPanel];
+    const float* panel = words_.data() + vector / kVectors * s_.width * kPanel + vector % kVectors * W;
+    tile_gaps<Kind, 1, kRows>(count, copies.data(), stride, panel, s_.width, gaps);
+    const vi there = iota(0) < static_cast<int32_t>(known);
+    for (int64_t i = 0; i < count; ++i) {
+      const float least = reduce_min(select(there, load(gaps + i * kPanel), set(kInf)));
+      if (least < score_[rows[i]]) score_[rows[i]] = least;
+      seen_[rows[i]] = static_cast<int32_t>(vector * W + known);
     }
   }
 
@@ -118,8 +138,8 @@ class MaxMin {
   float* score_;
   int64_t met_ = 0;        // partners so far
   Scratch<int32_t> seen_;  // of these, how many a score has counted in
-  Scratch<int32_t> partners_;
-  Scratch<float> words_;
+  Scratch<int32_t> items_;
+  Scratch<float> words_;  // the partners, [panels][width][kPanel]
   Scratch<uint64_t> keys_;
 };
 

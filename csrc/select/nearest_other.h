@@ -88,7 +88,7 @@ class NearestOther {
           store(to + v * W, min(gap, load(to + v * W)));
           nearest = min(gap, nearest);
         }
-        lower(row, reduce(nearest, [](vf a, vf b) __attribute__((always_inline)) { return min(a, b); }));
+        lower(row, reduce_min(nearest));
       }
     });
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {

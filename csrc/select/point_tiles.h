@@ -14,6 +14,10 @@ namespace {
 constexpr float kInf = __builtin_inff();
 constexpr int64_t kChunkProducts = 4 << 20;  // multiply-adds that are worth a task of their own
 
+TK_INLINE float reduce_min(vf x) {
+  return reduce(x, [](vf a, vf b) __attribute__((always_inline)) { return min(a, b); });
+}
+
 // In place of products: squares of differences.
 struct Differences : Floats {
   TK_INLINE vf dot(vf x, vf y, vf sum) { return fma(x - y, x - y, sum); }
