@@ -15,7 +15,8 @@ namespace {
 
 constexpr float kOut = -1.0f;              // the score of a row that cannot be picked, or has been
 constexpr int64_t kRefreshed = 2 * kRows;  // rows whose bounds are lowered at once
-constexpr int64_t kGuesses = kPanel;       // partners whose distances one pass finds
+constexpr int kGuesses = W;                // rows whose distances one pass finds
+constexpr int kRemembered = 4 * W;         // and that are kept
 constexpr int64_t kScanned = 64 * 1024;    // scores worth a task of their own
 
 // The highest score, the lowest index of equals.
@@ -147,18 +148,23 @@ template <class Kind, class T>
 class MaxSum {
  public:
   MaxSum(const Points<T>& s, float* score, int64_t)
-      : s_(s), score_(score), rows_(s.rows), gaps_(kGuesses * s.rows), words_(kGuesses * s.width), keys_(kGuesses) {}
+      : s_(s),
+        score_(score),
+        rows_(s.rows),
+        lane_(s.rows),
+        gaps_(kRemembered * s.rows),
+        words_(kPanel * s.width),
+        keys_(kGuesses) {
+    for (int64_t j = 0; j < s.rows; ++j) lane_[j] = kNone;
+    for (int i = 0; i < kRemembered; ++i) remembered_[i] = kNone;
+  }
 
   static constexpr float kBegin = 0.0f;
   static float answer(float score) { return score; }
 
   void add_partner(int32_t j) {
-    int64_t lane = lane_of(j);
-    if (lane < 0) {
-      guess(j);
-      lane = 0;
-    }
-    const float* gaps = gaps_.data() + lane * s_.rows;
+    if (lane_[j] == kNone) guess(j);
+    const float* gaps = gaps_.data() + lane_[j] * s_.rows;
     parallel_ranges(
         s_.rows, 1,
         [&](int64_t begin, int64_t end) {
@@ -170,41 +176,55 @@ class MaxSum {
   uint64_t best() const { return best_key(score_, s_.rows); }
 
  private:
-  int64_t lane_of(int32_t j) const {
-    for (int64_t i = 0; i < guesses_; ++i) {
-      if (items_[i] == j) return i;
-    }
-    return -1;
-  }
+  static constexpr int32_t kNone = -1;
 
-  // Distances of all rows to a partner, and to the rows of the best scores.
+  // Distances of all rows to a partner, and to the rows of the best scores that are not remembered.
   void guess(int32_t j) {
     BestKeys best{keys_.data(), kGuesses - 1};
     int64_t count = 0;
     for (int64_t i = 0; i < s_.rows; ++i) {
       if (score_[i] < 0) continue;
       rows_[count++] = static_cast<int32_t>(i);
-      best.offer(key_of(score_[i], i));
+      if (lane_[i] == kNone) best.offer(key_of(score_[i], i));
     }
-    items_[0] = j;
-    for (int64_t i = 0; i < best.count; ++i) items_[i + 1] = item_of(best.keys[i]);
-    guesses_ = best.count + 1;
-    const PackedRows packed{guesses_, items_, words_.data()};
+    int32_t items[kPanel] = {j};
+    for (int64_t i = 0; i < best.count; ++i) items[i + 1] = item_of(best.keys[i]);
+    const PackedRows packed{best.count + 1, items, words_.data()};
     pack(s_, packed);
+    int32_t lanes[kRemembered];
+    sort_lanes(lanes);
+    for (int64_t i = 0; i < packed.count; ++i) remember(lanes[i], items[i]);
     meet<Kind>(s_, rows_.data(), count, packed, [&](const Tile& t) {
       for (int64_t i = 0; i < t.count; ++i) {
         float* to = gaps_.data() + rows_[t.first + i];
-        for (int64_t lane = 0; lane < guesses_; ++lane) to[lane * s_.rows] = root_of<Kind>(t.gaps[i * kPanel + lane]);
+        for (int64_t k = 0; k < packed.count; ++k) to[lanes[k] * s_.rows] = root_of<Kind>(t.gaps[i * kPanel + k]);
       }
     });
   }
 
+  float score_of_lane(int32_t lane) const { return remembered_[lane] == kNone ? kOut : score_[remembered_[lane]]; }
+
+  // Lanes, those first that are worth least: empty, of rows that have been picked, of low scores.
+  void sort_lanes(int32_t* lanes) const {
+    for (int32_t i = 0; i < kRemembered; ++i) {
+      int32_t at = i;
+      for (; at > 0 && score_of_lane(lanes[at - 1]) > score_of_lane(i); --at) lanes[at] = lanes[at - 1];
+      lanes[at] = i;
+    }
+  }
+
+  void remember(int32_t lane, int32_t item) {
+    if (remembered_[lane] != kNone) lane_[remembered_[lane]] = kNone;
+    remembered_[lane] = item;
+    lane_[item] = lane;
+  }
+
   const Points<T>& s_;
   float* score_;
-  int64_t guesses_ = 0;
-  int32_t items_[kGuesses];
-  Scratch<int32_t> rows_;  // that may still be picked
-  Scratch<float> gaps_;    // [guess][row]
+  int32_t remembered_[kRemembered];  // which row a lane of `gaps_` belongs to
+  Scratch<int32_t> rows_;            // that may still be picked
+  Scratch<int32_t> lane_;            // of every row, or kNone
+  Scratch<float> gaps_;              // [lane][row]
   Scratch<float> words_;
   Scratch<uint64_t> keys_;
 };

@@ -44,7 +44,7 @@ class NearestOther {
 
  private:
   static int64_t candidates_of(int64_t count) {
-    const int64_t wanted = round_up(count / 24, kPanel);
+    const int64_t wanted = round_up(count / 48, kPanel);
     return wanted < kPanel ? kPanel : wanted < kMostCandidates ? wanted : kMostCandidates;
   }
 
