@@ -14,7 +14,8 @@ namespace tk::selection {
 namespace {
 
 constexpr float kOut = -1.0f;              // the score of a row that cannot be picked, or has been
-constexpr int64_t kRefreshed = 2 * kRows;  // rows whose bounds are lowered at once
+constexpr int64_t kRefreshed = 3 * kRows;  // rows whose bounds are lowered at once
+constexpr int64_t kFewRows = 1024;         // of which only a tile at once
 constexpr int kGuesses = W;                // rows whose distances one pass finds
 constexpr int kRemembered = 4 * W;         // and that are kept
 constexpr int64_t kScanned = 64 * 1024;    // scores worth a task of their own
@@ -84,7 +85,7 @@ class MaxMin {
 
   // The rows of the best bounds, those together that have partners of the same vector to meet.
   void lower_bounds() {
-    BestKeys stale{keys_.data(), kRefreshed};
+    BestKeys stale{keys_.data(), s_.rows < kFewRows ? kRows : kRefreshed};
     uint64_t certain = 0;
     for (int64_t j = 0; j < s_.rows; ++j) {
       if (score_[j] < 0) continue;

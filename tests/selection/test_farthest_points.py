@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """farthest_points on every backend: against the greedy rule in float64, golden vectors, and the laws of the rule."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from bits import on_one_and_two_threads
@@ -232,11 +236,82 @@ def test_halves_are_read_as_they_are(backend, dtype, mode, metric, rng):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("mode", MODES)
 def test_the_same_bits_on_one_and_two_threads(backend, mode, metric, rng):
-    n, width, k = (150, 9, 6) if backend == "simt" else (900, 70, 60)
+    n, width, k = (150, 9, 6) if backend in ("ref", "simt") else (900, 70, 60)
     x = rng.standard_normal((2, n, width)).astype(np.float32)
     one, two = on_one_and_two_threads(lambda: pick(x, k, metric, mode))
     np.testing.assert_array_equal(one[0], two[0])
     assert one[1].tobytes() == two[1].tobytes()
+
+
+def kinds_of_points(rng, n, width):
+    """Data that a search by bounds meets in different ways."""
+    x = rng.standard_normal((n, width))
+    centres = rng.standard_normal((9, width))
+    clusters = centres[rng.integers(0, 9, n)] + 0.05 * x
+    outlier = clusters.copy()
+    outlier[n // 3] = -centres[0]
+    chain = np.stack([np.cos(np.arange(n) / n), np.sin(np.arange(n) / n), *np.zeros((width - 2, n))], -1)
+    pairs = np.repeat(x[: (n + 1) // 2], 2, axis=0)[:n]
+    few = centres[rng.integers(0, 3, n)]
+    return {"normal": x, "clusters": clusters, "outlier": outlier, "chain": chain, "pairs": pairs, "few": few}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", ["normal", "clusters", "outlier", "chain", "pairs", "few"])
+def test_bounds_lose_no_pick(backend, kind, metric, rng):
+    """So many rows that the search goes through all of its steps."""
+    n, k = {"ref": (130, 9), "simt": (130, 9)}.get(backend, (700, 90))
+    x = kinds_of_points(rng, n, 8)[kind].astype(np.float32)
+    for mode in MODES:
+        order, score = pick(x, k, metric, mode)
+        check_picks(x, order, score, metric, mode)
+
+
+def test_more_rows_than_are_looked_at_singly(backend, rng):
+    """The rows of best bounds are then met in larger groups."""
+    n, k = {"ref": (40, 5), "simt": (40, 5)}.get(backend, (1100, 150))
+    x = rng.standard_normal((n, 6)).astype(np.float32)
+    check_picks(x, *pick(x, k, "l2"), "l2")
+
+
+@pytest.mark.parametrize("batch", [2, 9, 40])
+def test_batches_of_any_size(backend, batch, rng):
+    """Few samples are cut, many are spread over the threads: nobody sees it."""
+    x = rng.standard_normal((batch, 37, 6)).astype(np.float32)
+    for mode in MODES:
+        order, score = pick(x, 11, mode=mode)
+        for b in (0, batch - 1):
+            alone, alone_score = pick(x[b], 11, mode=mode)
+            np.testing.assert_array_equal(order[b], alone)
+            np.testing.assert_array_equal(score[b], alone_score)
+
+
+PROBE = """
+import numpy as np
+from tokernel.kernels import select
+
+def resident(field):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+x = np.random.default_rng(0).standard_normal((20000, 32), dtype=np.float32)
+select.farthest_points(x[:500], 9, mode={mode!r})
+before = resident("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")
+select.farthest_points(x, 40, mode={mode!r}, start={start!r})
+print(resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.parametrize(("mode", "start"), [("maxmin", "maxmin"), ("maxsum", 0)])
+def test_memory_grows_with_n_alone(mode, start):
+    """The distances of 20000 rows would take 1.6 GB. Max-sum keeps some of the rows of it, 64 at most."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("this system does not say how much memory a process had at most")
+    run = subprocess.run(
+        [sys.executable, "-c", PROBE.format(mode=mode, start=start)], capture_output=True, text=True, check=True
+    )
+    assert int(run.stdout) < 20000 * 64 * 4 + (8 << 20)
 
 
 def test_out(backend, rng):
