@@ -52,6 +52,11 @@ def prompts(*rows: str, seed: int = 1) -> dict[str, Tensor]:
     return inputs
 
 
+def caches(out) -> list:
+    """The caches of an output, layer by layer."""
+    return (out["cache"] if "cache" in out else out["past_key_values"]).layers
+
+
 def plain_logits(model, ids, features, before, inside=None, renumber=True):
     """Logits of the last token of one unpadded row, every layer and every token computed anew, without a cache.
 
@@ -60,7 +65,8 @@ def plain_logits(model, ids, features, before, inside=None, renumber=True):
         ids: (L) token ids, images as placeholders, and everything generated so far.
         features: list of (N, C), the row's images.
         before: for each image the places kept before the decoder.
-        inside: layer -> function from the places (in the shortened sequence) of the visual tokens left to those kept.
+        inside: layer -> function of the places of the visual tokens left in the shortened sequence, and of the hidden
+            states that the layer put out, to the places kept.
     """
     inside = inside or {}
     hidden = model.model.get_input_embeddings()(ids)
@@ -83,7 +89,7 @@ def plain_logits(model, ids, features, before, inside=None, renumber=True):
         hidden = layer(hidden, attention_mask=mask, position_ids=place, position_embeddings=rotation)
         if index in inside:
             keep = ~visual
-            keep[inside[index](visual.nonzero()[:, 0])] = True
+            keep[inside[index](visual.nonzero()[:, 0], hidden[0])] = True
             hidden, place, visual = hidden[:, keep], place[:, keep], visual[keep]
     return model.lm_head(decoder.norm(hidden))[0, -1]
 

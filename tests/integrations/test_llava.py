@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is an extra")
 pytest.importorskip("transformers", reason="transformers is an extra")
 
-from integrations.llava_cases import IMAGE, PAD, PATCHES, features_of, plain_logits, prompts, tiny
+from integrations.llava_cases import IMAGE, PAD, PATCHES, caches, features_of, plain_logits, prompts, tiny
 from tokernel.integrations import patch_of, unpatch
 from tokernel.integrations.llava import LlavaPatch
 
@@ -62,7 +62,7 @@ def plain_steps(model, inputs, sequences, before, inside, renumber):
     for row, (images, mask) in enumerate(zip(features_of(model, inputs), inputs["attention_mask"], strict=True)):
         start = int((mask == 0).sum())
         index = [torch.arange(0, PATCHES, before)] * len(images)
-        rules = {layer: (lambda places, m=m: places[::m]) for layer, m in inside.items()}
+        rules = {layer: (lambda places, hidden, m=m: places[::m]) for layer, m in inside.items()}
         steps = [
             plain_logits(model, sequences[row, start:stop], images, index, rules, renumber)
             for stop in range(length, sequences.shape[1])
@@ -114,7 +114,7 @@ def test_without_pruning_everything_is_the_same_bit_for_bit(model, rows, inside)
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
 @pytest.mark.parametrize("inside", [{}, {0: 2}, {0: 2, 1: 2}], ids=["before", "inside", "twice inside"])
 @pytest.mark.parametrize("before", [1, 9], ids=["all", "4 of 36"])
-@pytest.mark.parametrize("positions", ["renumber", "keep"])
+@pytest.mark.parametrize("positions", ["renumber", "original"])
 @torch.no_grad()
 def test_every_step_is_the_plain_computation(model, rows, inside, before, positions):
     inputs = prompts(*rows)
@@ -134,7 +134,7 @@ def test_caches_hold_what_each_layer_saw(model, rows):
     inputs = prompts(*rows)
     patch = patched(model, 9, {1: 2})
     out = generate(model, inputs, steps=4)
-    lengths = [layer.keys.shape[2] for layer in out.cache.layers]
+    lengths = [layer.keys.shape[2] for layer in caches(out)]
     images = [row.count("I") for row in rows]
     longest = [max(row.count("t") + kept * row.count("I") for row in rows) for kept in (4, 2)]
     assert lengths == [longest[0] + 3] * 2 + [longest[1] + 3]
@@ -159,7 +159,9 @@ def test_logits_of_the_prompt_are_those_of_the_tokens_kept(model):
     assert patch.kept[0].tolist() == [0, 1, 2, 20, 38, 39, 40]
     ids, images = inputs["input_ids"][0], features_of(model, inputs)[0]
     for mine, stop in zip(logits[4:], (39, 40, 41), strict=True):
-        expected = plain_logits(model, ids[:stop], images, [torch.arange(0, 36, 9)], {1: lambda places: places[::2]})
+        expected = plain_logits(
+            model, ids[:stop], images, [torch.arange(0, 36, 9)], {1: lambda places, hidden: places[::2]}
+        )
         torch.testing.assert_close(mine, expected, atol=2e-4, rtol=2e-4)
 
 
@@ -227,7 +229,7 @@ def test_a_prompt_without_images_is_left_alone(model):
     assert torch.equal(generate(model, inputs, num_beams=2).sequences, expected)
 
 
-@pytest.mark.parametrize("positions", ["renumber", "keep"])
+@pytest.mark.parametrize("positions", ["renumber", "original"])
 @torch.no_grad()
 def test_a_conversation_goes_on_in_the_same_caches(model, positions):
     """``generate`` counts what is new by the cache's length, and gives tokens that a shortened cache has seen again."""

@@ -33,9 +33,10 @@ def test_the_snippets_run(capsys: pytest.CaptureFixture[str]):
     printed = capsys.readouterr().out
     assert "many-to-many merge 16.0" in printed
     assert "22% fewer FLOPs" in printed
-    assert "torch.Size([2, 101, 64]) tensor(100)\n15.8%\ntensor([False, False])" in printed
     assert "[(32, 4), (32, 4), (27, 4), (18, 3)]" in printed
     assert "[40, 40, 20, 10]" in printed
+    assert "torch.Size([2, 101, 64]) tensor(100)\n15.8%\n20 [0, 1]\ntensor([False, False])\n[20, 20, 4, 4]" in printed
+    assert "20\ntorch.Size([2, 16, 64]) torch.Size([2, 16])" in printed
     assert names["every_patch"].shape == (2, 65, 64)
     assert names["found"].score in (0.0, 0.5, 1.0)
     assert [t.shape[1] for t in names["short"].tokens] == [8, 4, 4, 4]

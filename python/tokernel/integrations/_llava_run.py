@@ -40,7 +40,8 @@ class Run:
         positions: (B, given) position ids of the tokens given, by the counter of the whole sequence.
         kept: which of the tokens given the decoder starts with; None when all.
         rows: which of the decoder's first tokens the current layer has; None when all.
-        visual: (B, Q) bool, which tokens of the current layer are visual; None without images.
+        owner: (B, Q) int64, for each token of the current layer the image it is of, -1 for text, padding and fill;
+            None without images.
         live: (B, Q) bool, which tokens of the current layer are neither padding nor fill; None when all are.
         rotation: (cos, sin) of the current layer's tokens.
     """
@@ -50,9 +51,9 @@ class Run:
     given: int
     positions: Tensor
 
-    def __init__(self, images: list[Image] | None = None, visual: Tensor | None = None) -> None:
+    def __init__(self, images: list[Image] | None = None, owner: Tensor | None = None) -> None:
         self.images = images or []
-        self.visual = visual
+        self.owner = owner
         self.kept: Kept | None = None
         self.rows: Kept | None = None
         self.live: Tensor | None = None
@@ -65,6 +66,16 @@ class Run:
     def left(self) -> Kept | None:
         """Which of the tokens given the decoder puts out; None when all."""
         return self.rows if self.kept is None else self.kept.then(self.rows)
+
+    @property
+    def visual(self) -> Tensor | None:
+        """(B, Q) bool, which tokens of the current layer are visual; None without images."""
+        return None if self.owner is None else self.owner >= 0
+
+    def places(self, image: int) -> Tensor:
+        """(n) int64, where in its row the tokens of an image are that the current layer has."""
+        assert self.owner is not None
+        return (self.owner[self.images[image].row] == image).nonzero()[:, 0]
 
     def enter(self, call: dict[str, Any], renumber: bool) -> dict[str, Any]:
         """Shorten the decoder's arguments, minding what earlier passes left in the cache."""
@@ -131,10 +142,15 @@ class Run:
             positions = positions - missing
             self._shift = self._shift + missing[:, -1]
         short = dict(call, attention_mask=padding, position_ids=kept.filled(kept.pick(positions), 0).clamp_min(0))
+        if "cache_position" in call:  # Earlier versions of transformers 5 say so: places in the cache, not positions.
+            short["cache_position"] = torch.arange(self._held, self._held + self._length, device=self.device)
         if keep is not None:
             short["inputs_embeds"] = gather_rows(call["inputs_embeds"], kept.index)
-            self.visual = None if self.visual is None else kept.filled(kept.pick(self.visual), False)
+            self._follow(kept)
         return short
+
+    def _follow(self, kept: Kept) -> None:
+        self.owner = None if self.owner is None else kept.filled(kept.pick(self.owner), -1)
 
     def _unpacked(self) -> Tensor:
         """A mask of ones: without mask and cache, transformers takes a gap between positions for another sequence."""
@@ -177,8 +193,7 @@ class Run:
 
     def _drop(self, hidden: Tensor, kept: Kept) -> Tensor:
         self.rows = (self.rows or Kept.all(self.batch, self._length, self.device)).then(kept)
-        if self.visual is not None:
-            self.visual = kept.filled(kept.pick(self.visual), False)
+        self._follow(kept)
         self.live = kept.live
         return gather_rows(hidden, kept.index)
 

@@ -24,7 +24,7 @@ from tokernel.integrations._patch import Original, Patch, unpatch
 
 __all__ = ["Image", "Llava", "LlavaPatch", "Positions", "Run"]
 
-Positions = Literal["renumber", "keep"]
+Positions = Literal["renumber", "original"]
 _IGNORED_LABEL = -100
 
 
@@ -72,7 +72,7 @@ class LlavaPatch(Patch, ABC):
 
     Attributes:
         llava: the parts of the model.
-        positions: "renumber": the tokens that are left count 0, 1, 2...; "keep": they keep their places' numbers.
+        positions: "renumber": the tokens that are left count 0, 1, 2...; "original": they keep their places' numbers.
         inside: the decoder layers after which :meth:`choose_inside` is asked.
         recorded: outputs of the modules named to :meth:`record`, while images or the decoder are computed.
         run: the last forward pass: its images, and which tokens it left.
@@ -80,8 +80,8 @@ class LlavaPatch(Patch, ABC):
 
     def __init__(self, model: nn.Module, positions: Positions = "renumber", inside: Sequence[int] = ()) -> None:
         super().__init__(model)
-        if positions not in ("renumber", "keep"):
-            raise ValueError(f"patch_llava: positions expected 'renumber' or 'keep'; got {positions!r}")
+        if positions not in ("renumber", "original"):
+            raise ValueError(f"patch_llava: positions expected 'renumber' or 'original'; got {positions!r}")
         self.llava = Llava(model)
         self.positions = positions
         self.inside = sorted({self.llava.layer(index) for index in inside})
@@ -151,7 +151,7 @@ class LlavaPatch(Patch, ABC):
         Args:
             layer: one of :attr:`inside`.
             hidden: (B, Q, C) what the layer put out.
-            run: says which tokens are visual and live.
+            run: says which tokens are visual, of which image, and live.
 
         Returns:
             (B, Q) bool, False where a token is dropped; None to keep all.
@@ -248,6 +248,7 @@ def _without_repeated(call: dict[str, Any]) -> dict[str, Any]:
 
 def _find_images(patch: LlavaPatch, call: dict[str, Any], features: Any) -> Run:
     visual = _placeholders(patch.llava.base, call)
+    owner = torch.full(visual.shape, -1, device=visual.device)
     places, start = visual.nonzero(), 0
     images: list[Image] = []
     for image in features:
@@ -266,8 +267,9 @@ def _find_images(patch: LlavaPatch, call: dict[str, Any], features: Any) -> Run:
             raise ValueError(
                 f"patch_llava: image {len(images)} expected its {len(image)} tokens in one row; got two rows"
             )
+        owner[row, place[:, 1]] = len(images)
         images.append(Image(row, place[:, 1], kept.to(place.device)))
-    return Run(images, visual)
+    return Run(images, owner)
 
 
 def _placeholders(base: Any, call: dict[str, Any]) -> Tensor:
@@ -301,7 +303,7 @@ def _run_layer(patch: LlavaPatch, index: int, original: Original, *args: Any, **
     if index not in patch.inside:
         return hidden
     keep = None
-    if run.visual is not None:
+    if run.owner is not None:
         with torch.no_grad():
             keep = patch.choose_inside(index, hidden.detach(), run)
     return run.leave(index, hidden, keep)

@@ -243,7 +243,7 @@ def patch_llava(
         object_layer: the tower's middle layer, counted from 1; None: layer 9 of 24, or the same share of another depth
             [ours].
         clamp: at the border of the grid, see :func:`hiprune_select`.
-        positions: "renumber": the tokens that are left count 0, 1, 2..., as the official code; "keep": as before.
+        positions: "renumber": the tokens that are left count 0, 1, 2..., as the official code; "original": as before.
 
     Returns:
         The handle.

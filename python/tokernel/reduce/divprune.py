@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tokernel.ops import farthest_points
 from tokernel.papers import paper
+from tokernel.reduce._divprune_llava import DivPrunePatch, patch_llava
 from tokernel.reduce._llm_flops import llm_flops, pruned_flops_ratio
 from tokernel.reduce._visual_span import (
     PrunedInputs,
@@ -32,10 +33,12 @@ from tokernel.reduce._visual_span import (
 __all__ = [
     "PAPER",
     "DivPrune",
+    "DivPrunePatch",
     "PrunedInputs",
     "divprune",
     "llm_flops",
     "max_min_select",
+    "patch_llava",
     "prune_inputs",
     "pruned_flops_ratio",
 ]

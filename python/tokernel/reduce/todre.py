@@ -20,14 +20,26 @@ from dataclasses import dataclass
 from typing import Literal, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tokernel.integrations.llava import Positions
 from tokernel.ops import farthest_points, topk
 from tokernel.papers import paper
 from tokernel.reduce._modal_shares import TokenSet, cross_modal_ratios, modal_shares
+from tokernel.reduce._todre_llava import Text, ToDREPatch, install
 from tokernel.reduce._visual_span import check_features, check_ratio, floor_of_product, keep_count
 
-__all__ = ["PAPER", "ToDRE", "TokenSet", "cls_pivot", "cross_modal_ratios", "max_sum_select", "modal_shares"]
+__all__ = [
+    "PAPER",
+    "ToDRE",
+    "ToDREPatch",
+    "TokenSet",
+    "cls_pivot",
+    "cross_modal_ratios",
+    "max_sum_select",
+    "modal_shares",
+    "patch_llava",
+]
 
 PAPER = paper("todre")
 
@@ -216,3 +228,51 @@ class ToDRE:
             bool of the shape of visual.
         """
         return ~(visual & self.decide(alpha_tv, alpha_vt).unsqueeze(-1))
+
+
+def patch_llava(
+    model: nn.Module,
+    policy: ToDRE | None = None,
+    *,
+    probe: int | None = None,
+    text: Text = "after",
+    positions: Positions = "renumber",
+    generator: torch.Generator | None = None,
+) -> ToDREPatch:
+    """Carry out both stages in a live LLaVA of transformers, in place and without training.
+
+    Stage 1 chooses from the projected features, with the class token's attention of the vision tower's last layer for
+    the pivot, computed for that one row. Stage 2 looks at the queries and keys of one decoder layer; where it decides
+    so, a prompt goes on without visual tokens through the layers above, whose caches never hold them. Every prompt of a
+    batch decides for itself; left padding, several images a prompt, beams and conversations work. [ours: no official
+    code was found]
+
+    Args:
+        model: a LlavaForConditionalGeneration with its head; a tower without class token starts from the generator's
+            token or token 0.
+        policy: the settings; None is ``ToDRE()``. With retention 1 and tau 0 everything is bit for bit as without the
+            patch.
+        probe: the decoder layer of stage 2, counted from 0 or, where negative, from the end; None:
+            ``policy.probe_layer``.
+        text: "after": text from the first visual token on is T and text before it S; "all": all text is T.
+        positions: of stage 1. "renumber": the tokens that are left count 0, 1, 2...; "original": as before.
+        generator: draws the pivot where the tower has no class token.
+
+    Returns:
+        The handle; ``handle.ratios`` are the shares that stage 2 saw last.
+
+    Raises:
+        ValueError: another kind of model, or a setting out of range.
+
+    >>> from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+    >>> sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    >>> vision, words = CLIPVisionConfig(**sizes, image_size=24, patch_size=4), LlamaConfig(**sizes, vocab_size=50)
+    >>> config = LlavaConfig(vision_config=vision, text_config=words, image_token_index=49)
+    >>> model = LlavaForConditionalGeneration(config).eval()
+    >>> handle = patch_llava(model, ToDRE(retention=0.25, tau=2.0))  # above 1: always drops
+    >>> ids = torch.tensor([[1, 2] + [49] * 36 + [3]])
+    >>> out = model(input_ids=ids, pixel_values=torch.randn(1, 3, 24, 24))
+    >>> out.logits.shape, [layer.keys.shape[2] for layer in out.cache.layers]
+    (torch.Size([1, 3, 50]), [12, 12, 3])
+    """
+    return install(model, ToDRE() if policy is None else policy, probe, text, positions, generator)
