@@ -68,7 +68,7 @@ def _local_value(heads: int, queries: int, keys: int, width: int, dtype: torch.d
         peers,
         lambda ours, peer: None if dtype != torch.float32 else agree(ours, peer),
         flops=2.0 * heads * queries * keep * width,
-        moved_bytes=bytes_of(prob, v) + heads * queries * width * v.element_size(),
+        moved_bytes=bytes_of(prob) + heads * (min(queries * keep, keys) + queries) * width * v.element_size(),
     )
 
 
