@@ -91,6 +91,15 @@ class TestStageOneMustBeTrue:
             anew = d[order[:i], order[i]].sum().item()
             assert score[i].item() == pytest.approx(anew, abs=1e-5), f"after {i} picks"
 
+    def test_at_the_papers_288_picks_the_sums_drift_no_more_than_float32_must(self):
+        x = tokens(720, 32) + 0.3
+        order, score = farthest_points(x, 288, mode="maxsum", start=0, return_score=True)
+        assert order.tolist() == reference(x, 288)
+        d = 1 - similarity(x)
+        for i in range(1, 288):
+            anew = d[order[:i], order[i]].sum().item()
+            assert score[i].item() == pytest.approx(anew, rel=i * 2.0**-24, abs=1e-5), f"after {i} picks"
+
     @pytest.mark.parametrize("objective", OBJECTIVES)
     @pytest.mark.parametrize("seed", range(3))
     def test_the_result_equals_a_reference_that_adds_up_anew(self, objective, seed):
