@@ -111,6 +111,12 @@ def _select_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     prob, v = randn(1, 2, 3, 300, dtype=dtype).softmax(-1), randn(1, 2, 300, 40, dtype=dtype)
     yield lambda: select.accumulate_head_scores(select.local_value_attention(prob, v, 90))
     yield lambda: select.progressive_attention(prob[..., :40], *select.split_bits(v), v, 0.5)
+    for tokens in (197, 250):  # in shared memory, and not
+        maps = randn(1, tokens, tokens, dtype=dtype).softmax(-1)
+        yield lambda maps=maps: select.power_iterate(maps, iters=2)  # type: ignore[misc]
+    for experts in (8, 64, 200, 600):
+        logits = randn(70, experts, dtype=dtype)
+        yield lambda logits=logits: select.topk_gate(logits, 3, True)  # type: ignore[misc]
 
 
 def _tree_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:

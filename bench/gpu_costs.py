@@ -234,6 +234,38 @@ def _vocabulary() -> dict[str, Cost]:
     }
 
 
+def _power() -> dict[str, Cost]:
+    """50 steps over 12 maps of 197 tokens, in shared memory; they are read once."""
+    heads, tokens, steps, groups = 12, 197, 50, 4
+    return {
+        "power_iterate_kernel": Cost(
+            f"H={heads} N={tokens}, {steps} steps fp32",
+            heads * (tokens * tokens + tokens) * F32,
+            flops=2.0 * heads * tokens * tokens * steps,
+            dynamic_shared=(200 + groups * tokens + tokens * tokens) * F32,
+            threads=groups * 224,
+        )
+    }
+
+
+def _gates() -> dict[str, Cost]:
+    """Two of 64 experts for 16384 tokens; six of 1024; gates over 256 x 4096 logits."""
+    tokens, experts, k, wide, many = 16384, 64, 2, 1024, 6
+    case, answers, items = f"T={tokens} E={experts} k={k} fp32", F32 + I64, 256 * 4096
+    return {
+        "clear_gate_counts_kernel": Cost(f"E={experts}", experts * I64),
+        "gate_warps_kernel": Cost(case, tokens * (experts * F32 + k * answers) + experts * I64),
+        "gate_block_kernel": Cost(
+            f"T={tokens} E={wide} k={many} fp32",
+            tokens * (wide * F32 + many * answers) + wide * I64,
+            dynamic_shared=8 * I64,
+        ),
+        "topk_gate_backward_kernel": Cost(case, tokens * (2 * experts * F32 + k * answers)),
+        "threshold_gate_kernel": Cost(f"{items} logits with noise, fp32", 3.0 * items * F32),
+        "threshold_gate_backward_kernel": Cost(f"{items} logits fp32", 4.0 * items * F32),
+    }
+
+
 def _attention() -> dict[str, Cost]:
     """8 heads of 4096 tokens, 64 wide."""
     heads, tokens, width = 8, 4096, 64
@@ -345,6 +377,8 @@ COSTS: dict[str, Cost] = {
     **_points(),
     **_vocabulary(),
     **_spatten(),
+    **_power(),
+    **_gates(),
     **_attention(),
     **_attention_around(),
     **_attention_parts(),

@@ -11,7 +11,7 @@ import torch
 from tokernel import ops
 from torch import Tensor
 
-from bench import select_points, select_spatten
+from bench import select_gate, select_points, select_power, select_spatten
 from bench.arrays import DTYPES, bytes_of, randn
 from bench.core import Case, Floor, Work
 
@@ -121,4 +121,5 @@ def cases() -> list[Case]:
         found.append(Case("select", "topk_mask", "256x4096, k=1024", name, partial(_topk_mask, dtype)))
         promised = (FOUR_TIMES,) if dtype == torch.float32 else ()
         found.append(Case("select", "topp_mask", "256x4096, p=0.9", name, partial(_topp_mask, dtype), promised))
-    return [*found, *select_points.cases(), *select_spatten.cases()]
+    others = (select_points, select_spatten, select_power, select_gate)
+    return [*found, *(case for module in others for case in module.cases())]

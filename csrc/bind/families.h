@@ -30,6 +30,7 @@ void bind_select(py::module_& m);
 void bind_select_points(py::module_& m);
 void bind_select_power(py::module_& m);
 void bind_select_spatten(py::module_& m);
+void bind_select_gate(py::module_& m);
 
 void bind_tree(py::module_& m);
 void bind_tree_rows(py::module_& m);

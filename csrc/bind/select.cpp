@@ -103,6 +103,7 @@ void bind_select(py::module_& m) {
   bind_select_power(m);
   bind_select_points(m);
   bind_select_spatten(m);
+  bind_select_gate(m);
 }
 
 }  // namespace tk::bind

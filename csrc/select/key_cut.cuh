@@ -105,6 +105,16 @@ __device__ __forceinline__ void walk_items(const Keys& keys, KeyCut cut, const P
   }
 }
 
+// Pairs that sort as the items do: the best key first, of equals the lowest index.
+template <class T>
+struct PairChosen {
+  const RowKeys<T>& keys;
+  uint64_t* pairs;
+  TK_HOST_DEVICE void operator()(int64_t j, bool chosen, int64_t position) const {
+    if (chosen) pairs[position] = uint64_t{~keys(j)} << 32 | static_cast<uint64_t>(j);
+  }
+};
+
 struct MarkChosen {
   uint8_t* out;
   TK_HOST_DEVICE void operator()(int64_t j, bool chosen, int64_t) const { out[j] = chosen; }

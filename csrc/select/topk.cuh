@@ -27,15 +27,6 @@ struct WriteChosen {
   }
 };
 
-template <class T>
-struct PairChosen {
-  const RowKeys<T>& keys;
-  uint64_t* pairs;
-  TK_HOST_DEVICE void operator()(int64_t j, bool chosen, int64_t position) const {
-    if (chosen) pairs[position] = uint64_t{~keys(j)} << 32 | static_cast<uint64_t>(j);
-  }
-};
-
 // `size` is a power of two, at least k. `spill` is null where the pairs fit shared memory.
 template <class T>
 __global__ void __launch_bounds__(kThreads) topk_kernel(TopkArgs a, uint64_t* spill, int64_t size) {

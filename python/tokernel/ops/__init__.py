@@ -34,6 +34,7 @@ from tokernel.ops._merge_rows import gather_rows, scatter_add_rows, scatter_rows
 from tokernel.ops._merge_segments import segment_broadcast, segment_reduce, segment_softmax
 from tokernel.ops._merge_soft import compact_rows, soft_aggregate
 from tokernel.ops._select_bit_planes import join_bits, progressive_attention, split_bits
+from tokernel.ops._select_gate import threshold_gate, topk_gate
 from tokernel.ops._select_importance import accumulate_head_scores, accumulate_importance
 from tokernel.ops._select_local_value import local_value_attention
 from tokernel.ops._select_points import farthest_points
@@ -94,8 +95,10 @@ __all__ = [
     "soft_aggregate",
     "sort_by_label",
     "split_bits",
+    "threshold_gate",
     "threshold_match",
     "topk",
+    "topk_gate",
     "topk_mask",
     "topp_mask",
     "update",
