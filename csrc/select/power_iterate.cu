@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "core/shared_limit.cuh"
 #include "select/power_iterate.cuh"
 
 namespace tk::selection::gpu {
@@ -27,8 +28,8 @@ template <class T>
 void launch_fitting(const PowerIterateArgs& a, void* stream) {
   const PowerShape near = shape_of(a.tokens, kColumnsOf<T, true>);
   const size_t needed = vector_bytes(a.tokens, near) + static_cast<size_t>(a.tokens * near.columns) * sizeof(T);
-  constexpr size_t kStatic = 16;  // what the kernel declares beside
-  if (a.iters > 1 && needed + kStatic <= kMaxSharedBytes) return launch_power<T, true>(a, near, needed, stream);
+  constexpr size_t kStatic = 128;  // what the kernel declares beside, up to where the dynamic bytes begin
+  if (a.iters > 1 && needed + kStatic <= most_shared_bytes()) return launch_power<T, true>(a, near, needed, stream);
   const PowerShape far = shape_of(a.tokens, 1);
   launch_power<T, false>(a, far, vector_bytes(a.tokens, far), stream);
 }
