@@ -2,20 +2,20 @@
 """Which patches each method keeps, for :mod:`bench.real_pruning`.
 
 A *chooser* looks once, after a middle block, at what the blocks so far have put out, and names the patches that stay:
-all choosers meet the same tokens at the same place. A *merger* shortens the sequence block by block up to there.
+all choosers meet the same tokens at the same place. What shortens the sequence block by block up to there is in
+:mod:`bench.pruning_cascades`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from tokernel.integrations.vit import Vit
 from tokernel.ops import topk
-from tokernel.reduce import tome, zero_tprune
-from torch import Tensor, nn
+from tokernel.reduce import divprune, hiprune, spatten, todre, zero_tprune
+from torch import Tensor
 
 BASELINE, REFERENCE = "random", "class attention"
 
@@ -29,7 +29,7 @@ class Seen:
         keys: (B, N, C) keys of block `at`, heads concatenated.
         attn: (B, H, N, N) map of block `at`.
         middle: (B, N) attention that each token receives in an earlier block, mean over heads and queries.
-        accumulated: (B, N) attention received in all blocks so far, summed over heads and queries.
+        spatten: scores of tokens over all blocks so far.
         grid: rows and columns of patches.
     """
 
@@ -37,7 +37,7 @@ class Seen:
     keys: Tensor
     attn: Tensor
     middle: Tensor
-    accumulated: Tensor
+    spatten: spatten.TokenHeadState
     grid: tuple[int, int]
 
     @property
@@ -58,16 +58,19 @@ def look(vit: Vit, images: Tensor, at: int) -> Seen:
     """
     x = embed(vit, images)
     early = round((at + 1) * 9 / 23) - 1
-    accumulated = middle = torch.zeros(x.shape[:2])
+    middle = torch.zeros(x.shape[:2])
+    state: spatten.TokenHeadState | None = None
     for index, view in enumerate(vit.views[: at + 1]):
         q, k, _ = view.heads(x)
         attn = torch.softmax((q @ k.mT).float() * view.scale, -1)
-        accumulated = accumulated + attn.sum((1, 2))
+        state = state or spatten.TokenHeadState(x.shape[1], attn.shape[1], len(x))
+        state.update_from_probs(attn)
         if index == early:
             middle = attn.mean((1, 2))
         x = view.module(x)
     side = round((x.shape[1] - 1) ** 0.5)
-    return Seen(x, k.transpose(1, 2).flatten(2), attn, middle, accumulated, (side, side))
+    assert state is not None
+    return Seen(x, k.transpose(1, 2).flatten(2), attn, middle, state, (side, side))
 
 
 def finish(vit: Vit, x: Tensor, at: int) -> Tensor:
@@ -115,58 +118,49 @@ def by_pagerank_alone(seen: Seen, kept: int, seed: int) -> Tensor:
     return layer.choose(seen.attn, seen.keys)[:, 1:] - 1
 
 
+def by_max_min(seen: Seen, kept: int, seed: int) -> Tensor:
+    """DivPrune on the features of the middle block."""
+    return divprune.max_min_select(seen.x[:, 1:], kept, sorted=True)
+
+
+def by_max_sum(seen: Seen, kept: int, seed: int) -> Tensor:
+    """ToDRE's first stage, version 2, from the patch that the class token attends to most."""
+    pivot = todre.cls_pivot(class_attention(seen))
+    return todre.max_sum_select(seen.x[:, 1:], kept, pivot).sort(1).values
+
+
+def by_max_min_from_pivot(seen: Seen, kept: int, seed: int) -> Tensor:
+    """ToDRE's first stage, version 1."""
+    pivot = todre.cls_pivot(class_attention(seen))
+    return todre.max_sum_select(seen.x[:, 1:], kept, pivot, objective="min").sort(1).values
+
+
+def by_hierarchy(seen: Seen, kept: int, seed: int, alpha: float = 0.1) -> Tensor:
+    """HiPrune: the middle block is its deep layer, an earlier one its object layer."""
+    deep = seen.attn.mean((1, 2))[:, 1:]
+    mask = hiprune.hiprune_select(seen.middle[:, 1:], deep, seen.grid, kept, alpha)
+    return _best(mask.float(), kept)
+
+
+def by_registers(seen: Seen, kept: int, seed: int) -> Tensor:
+    """HiPrune without anchors and neighbours: attention received in the deep layer."""
+    return by_hierarchy(seen, kept, seed, alpha=0.0)
+
+
+def by_accumulated_attention(seen: Seen, kept: int, seed: int) -> Tensor:
+    """SpAtten's importance, accumulated over all blocks so far, and one cut."""
+    return _best(seen.spatten.token_score[:, 1:].contiguous(), kept)
+
+
 CHOOSERS: dict[str, Chooser] = {
     BASELINE: by_chance,
     REFERENCE: by_class_attention,
+    "divprune": by_max_min,
+    "todre, sum": by_max_sum,
+    "todre, min": by_max_min_from_pivot,
+    "hiprune": by_hierarchy,
+    "hiprune, registers alone": by_registers,
     "zero_tprune": by_pagerank,
     "zero_tprune, I-stage alone": by_pagerank_alone,
+    "spatten": by_accumulated_attention,
 }
-
-
-@dataclass(frozen=True)
-class Merged:
-    """What a merger made of a batch: class tokens (B, C), and how much of each patch is in each output, (B, M, N)."""
-
-    state: Tensor
-    source: Tensor
-
-
-Run = Callable[[Tensor], Merged]
-Merger = Callable[[nn.Module, Tensor, int, int], AbstractContextManager[Run]]
-"""(model, images to calibrate on, patches to keep, block `at`) -> a context in which batches run shortened."""
-
-
-def reachable(patches: int, kept: int, at: int) -> bool:
-    """Whether merging can come down to so few: a layer can merge half of its patches at most."""
-    return kept << (at + 1) >= patches
-
-
-def halving_schedule(patches: int, kept: int, layers: int) -> list[int]:
-    """Tokens to merge in each of so many layers, as even as the limit of a half a layer lets them be."""
-    counts, left = [], patches
-    for later in reversed(range(layers)):
-        even = -(-(left - kept) // (later + 1))
-        counts.append(min(max(even, left - (kept << later)), left // 2))  # what later layers cannot halve goes now
-        left -= counts[-1]
-    return counts
-
-
-@contextmanager
-def by_tome(model: nn.Module, calibration: Tensor, kept: int, at: int) -> Iterator[Run]:
-    """ToMe in the blocks up to `at`: the reference for merging."""
-    vit = Vit(model)
-    patches = embed(vit, calibration[:1]).shape[1] - 1
-    handle = tome.patch_vit(model, halving_schedule(patches, kept, at + 1), trace_source=True)
-
-    def run(images: Tensor) -> Merged:
-        state, source = finish(vit, embed(vit, images), -1), handle.source
-        assert source is not None
-        return Merged(state, source[:, 1:, 1:])
-
-    try:
-        yield run
-    finally:
-        handle.unpatch()
-
-
-MERGERS: dict[str, Merger] = {"tome": by_tome}

@@ -59,14 +59,14 @@ def crops(count: int, seed: int, photos: tuple[tuple[str, tuple[str, str, str]],
     return torch.stack(cut)
 
 
-def retrieval(photos: int, per_photo: int) -> Callable[[Tensor], Tensor]:
-    """Score class tokens: the first half are the gallery's, the second the queries'; right where the nearest agrees."""
+def retrieval(gallery: Tensor, per_photo: int) -> Callable[[Tensor], Tensor]:
+    """Score class tokens of queries, photograph by photograph: right where the nearest of the gallery is of its own."""
+    unit, photos = nn.functional.normalize(gallery.float(), dim=-1), len(gallery) // per_photo
 
     def score(states: Tensor) -> Tensor:
-        unit = nn.functional.normalize(states.float(), dim=-1)
-        gallery, queries = unit.chunk(2)
-        owner = torch.arange(photos).repeat_interleave(per_photo)
-        return (owner[(queries @ gallery.mT).argmax(-1)] == owner).float()
+        nearest = (nn.functional.normalize(states.float(), dim=-1) @ unit.mT).argmax(-1)
+        owner = torch.arange(len(states)) // (len(states) // photos)
+        return (nearest // per_photo == owner).float()
 
     return score
 
@@ -84,12 +84,13 @@ def digits_task(epochs: int, images: int, advance: Callable[[], None]) -> Task:
     return Task("digits ViT", asked, model, x, data.train_x[:images], digits_vit.LAYERS // 2 - 1, 8, score)
 
 
-def photographs_task(photos: int, per_photo: int) -> Task:
-    """The pretrained ViT-S/14 and crops of photographs: as many for the gallery as queries."""
+@torch.inference_mode()
+def photographs_task(photos: int, gallery: int, queries: int) -> Task:
+    """The pretrained ViT-S/14 and crops of photographs; the gallery is indexed once, by the unreduced model."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     chosen = PHOTOS[:photos]
-    images = torch.cat([crops(per_photo, seed, chosen) for seed in (0, 1)])
+    asked, known = crops(queries, 1, chosen), crops(gallery, 0, chosen)
     model = load_vit()
-    queries = len(images) // 2
-    asked = f"which of {len(chosen)} photographs: {queries} crops, by the nearest of {queries} others"
-    return Task("ViT-S/14", asked, model, images, crops(1, 2, chosen), 5, 16, retrieval(len(chosen), per_photo))
+    states = torch.cat([model(part).last_hidden_state[:, 0] for part in known.split(16)])
+    text = f"which of {len(chosen)} photographs: {len(asked)} crops, by the nearest of {len(known)} others, unreduced"
+    return Task("ViT-S/14", text, model, asked, crops(2, 2, chosen), 5, 16, retrieval(states, gallery))

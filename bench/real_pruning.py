@@ -3,8 +3,9 @@
 
 Two models, nothing trained again: the ViT of :mod:`bench.digits_vit` (accuracy on held-out digits), and a pretrained
 ViT-S/14 on crops of photographs (which photograph is this crop from, by the nearest class token of a gallery of other
-crops). All methods shorten the sequence at the same place, the middle of the model, to the same number of patches:
-methods that choose patches look once, at what the middle block puts out; merging works block by block up to there.
+crops). All methods shorten the sequence up to the same place, the middle of the model, to the same number of patches.
+Those that choose patches look once, at what the middle block puts out. Those that work block by block start in the
+first, see far fewer patches on the way, cost less, and have a random baseline of their own.
 What the papers apply to the output of a vision encoder, before a language model, is here applied in the middle of a
 ViT, so nothing measured is a number of theirs; what can be compared is which method is better.
 
@@ -34,21 +35,32 @@ from torch import Tensor, nn
 
 from bench import digits_vit
 from bench.machine import describe, set_framework_threads
-from bench.pruning_methods import BASELINE, CHOOSERS, MERGERS, REFERENCE, finish, look, reachable
+from bench.pruning_cascades import CASCADES, STEPWISE_BASELINE, Plan
+from bench.pruning_methods import BASELINE, CHOOSERS, REFERENCE, finish, look
 from bench.pruning_tasks import PHOTOS, Task, digits_task, photographs_task
 from bench.real_models import MissingError
 
-SHARES, QUICK_SHARES = (0.75, 0.5, 0.25, 0.125, 0.0625), (0.5, 0.125)
-SEEDS = 5
+SHARES, QUICK_SHARES = (0.5, 0.25, 0.125, 0.0625), (0.5, 0.125)
+SEEDS, STEPWISE_SEEDS = 5, 2
 CHUNK = 16
 UNREDUCED = "unreduced"
+ADAPTIVE = ("dymu",)  # patches left are a mean over images, and told
 MARKERS = "os^vD<>PXd*ph8"
 
 CLAIMS = (
-    ("zero_tprune", BASELINE, "zero_tprune: I + S beats random"),
-    ("zero_tprune", "zero_tprune, I-stage alone", "zero_tprune: I + S beats the ranking alone"),
-    ("zero_tprune", "tome", "zero_tprune beats ToMe, but for aggressive pruning"),
-    ("tome", BASELINE, "ToMe beats random"),
+    ("class attention", BASELINE, "class attention beats random"),
+    ("divprune", BASELINE, "DivPrune beats random"),
+    ("divprune", REFERENCE, "DivPrune beats attention"),
+    ("todre, sum", "divprune", "ToDRE beats DivPrune"),
+    ("todre, sum", REFERENCE, "ToDRE beats class attention"),
+    ("hiprune", "hiprune, registers alone", "HiPrune: anchors and neighbours help registers"),
+    ("hiprune", BASELINE, "HiPrune beats random"),
+    ("zero_tprune", BASELINE, "Zero-TPrune beats random"),
+    ("zero_tprune", "zero_tprune, I-stage alone", "Zero-TPrune: I + S beats the ranking alone"),
+    ("zero_tprune, block by block", "tome", "Zero-TPrune beats ToMe (milder pruning)"),
+    ("dymu", "tome", "DyMU beats ToMe"),
+    ("tome", STEPWISE_BASELINE, "ToMe beats random"),
+    ("spatten, block by block", STEPWISE_BASELINE, "SpAtten beats random (no order claimed)"),
 )
 
 
@@ -147,24 +159,24 @@ def measure(task: Task, shares: tuple[float, ...], seeds: int, advance: Callable
                     result = found.setdefault((name, share, seed), Found())
                     result.add(finish(vit, x, task.at), reference.of_kept(keep), torch.full_like(whole, kept))
             advance()
-    patches = seen.patches
-    for name, merger in MERGERS.items():
+    for name, cascade in CASCADES.items():
         for share in shares:
-            kept = round(share * patches)
-            if reachable(patches, kept, task.at):
-                result = found.setdefault((name, share, 0), Found())
-                with merger(task.model, task.calibration, kept, task.at) as run:
-                    for images, reference in references:
-                        merged = run(images)
-                        left = (merged.source.sum(-1) > 0).sum(-1)
-                        result.add(merged.state, reference.of_merged(merged.source), left)
+            for seed in range(STEPWISE_SEEDS if name == STEPWISE_BASELINE else 1):
+                plan = Plan(seen.patches, round(share * seen.patches), task.at, task.calibration, seed)
+                if plan.reachable:
+                    result = found.setdefault((name, share, seed), Found())
+                    with cascade(task.model, plan) as run_batch:
+                        for images, reference in references:
+                            short = run_batch(images)
+                            left = (short.source.sum(-1) > 0).sum(-1)
+                            result.add(short.state, reference.of_merged(short.source), left)
             advance()
     return found
 
 
 def steps(task: Task, shares: int) -> int:
     """How often :func:`measure` advances."""
-    return -(-len(task.images) // CHUNK) * len(CHOOSERS) + shares * len(MERGERS)
+    return -(-len(task.images) // CHUNK) * len(CHOOSERS) + shares * len(CASCADES)
 
 
 @torch.inference_mode()
@@ -226,14 +238,14 @@ def run(quick: bool = False, threads: int = 2, progress: Progress | None = None)
     set_framework_threads(threads)
     tokernel.set_num_threads(threads)
     shares, seeds = (QUICK_SHARES, 2) if quick else (SHARES, SEEDS)
-    epochs, digits, photos, per_photo = (1, 64, 3, 2) if quick else (10, digits_vit.HELD_OUT, len(PHOTOS), 4)
+    epochs, digits, photos = (1, 64, (3, 2, 2)) if quick else (10, digits_vit.HELD_OUT, (len(PHOTOS), 4, 6))
     bar = progress or Progress(disable=True)
     line = bar.add_task("training")
 
     def advance() -> None:
         bar.advance(line)
 
-    second = photographs_task(photos, per_photo)  # what is missing is said before anything runs
+    second = photographs_task(*photos)  # what is missing is said before anything runs
     bar.update(line, total=epochs * -(-(digits_vit.ALL - digits_vit.HELD_OUT) // 64))
     tasks = (digits_task(epochs, digits, advance), second)
     rows: list[Row] = []
@@ -278,7 +290,12 @@ def _cell(row: Row, name: str) -> str:
     value = getattr(row, name)
     if name == "distance":
         return f"{value:.3f}"
-    return f"{100 * value:.1f}" + (f" ± {100 * row.spread:.1f}" if name == "accuracy" and row.spread else "")
+    cell = f"{100 * value:.1f}"
+    if name == "accuracy" and row.spread:
+        cell += f" ± {100 * row.spread:.1f}"
+    if name == "accuracy" and row.method in ADAPTIVE:
+        cell += f" ({row.patches:.0f})"
+    return cell
 
 
 def verdict_rows(document: dict[str, Any]) -> list[list[str]]:
@@ -324,7 +341,7 @@ def write_plot(path: Path, document: dict[str, Any]) -> None:
     for column, task in enumerate(tasks):
         for place, method in enumerate(methods):
             line = sorted((row for row in rows if (row.task, row.method) == (task, method)), key=lambda row: row.share)
-            dashed = "--" if method in MERGERS else ":" if method in (BASELINE, REFERENCE) else "-"
+            dashed = ":" if method in (BASELINE, STEPWISE_BASELINE) else "--" if method in CASCADES else "-"
             style = {"marker": MARKERS[place % len(MARKERS)], "linestyle": dashed, "color": colours[place]}
             x = [row.patches for row in line]
             spread = [100 * row.spread for row in line]

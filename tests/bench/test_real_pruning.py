@@ -12,6 +12,7 @@ pytest.importorskip("transformers", minversion="5", reason="transformers is an e
 import tokernel
 import typer
 from bench import digits_vit, pruning_tasks
+from bench import pruning_cascades as cascades
 from bench import pruning_methods as methods
 from bench import real_pruning as real
 from tokernel.integrations.vit import Vit
@@ -53,7 +54,7 @@ class TestMethods:
         assert found.grid == (6, 6)
         assert torch.equal(model.classifier(methods.finish(Vit(model), found.x, 2)), model(pictures()).logits)
         torch.testing.assert_close(found.attn.sum(-1), torch.ones(6, 4, 37))
-        torch.testing.assert_close(found.accumulated.sum(-1), torch.full((6,), 3.0 * 4 * 37))
+        torch.testing.assert_close(found.spatten.token_score.sum(-1), torch.full((6,), 3.0 * 4 * 37))
         torch.testing.assert_close(found.middle.sum(-1), torch.ones(6))
 
     @pytest.mark.parametrize("name", ALL)
@@ -81,32 +82,76 @@ class TestMethods:
         assert torch.equal(handle.kept[:, 1:] - 1, keep)
         torch.testing.assert_close(model.classifier(methods.finish(Vit(vit()), x, 2)), logits, atol=1e-5, rtol=1e-5)
 
+
+def plan(patches=36, kept=12, at=2, seed=0):
+    return cascades.Plan(patches, kept, at, pictures(4), seed)
+
+
+class TestCascades:
     @pytest.mark.parametrize(
         ("patches", "kept", "layers"), [(64, 8, 3), (64, 48, 3), (256, 16, 6), (256, 128, 6), (9, 2, 3)]
     )
-    def test_merging_schedules_arrive_and_halve_at_most(self, patches, kept, layers):
-        assert methods.reachable(patches, kept, layers - 1)
+    def test_schedules_arrive_and_halve_at_most(self, patches, kept, layers):
+        asked = plan(patches, kept, layers - 1)
+        assert asked.reachable
         left = patches
-        for count in methods.halving_schedule(patches, kept, layers):
+        for count in asked.schedule:
             assert 0 <= count <= left // 2
             left -= count
         assert left == kept
 
     def test_what_merging_cannot_reach(self):
-        assert not methods.reachable(64, 4, 2)
-        assert methods.reachable(64, 8, 2)
+        assert not plan(64, 4, 2).reachable
+        assert plan(64, 8, 2).reachable
 
-    @pytest.mark.parametrize("name", list(methods.MERGERS))
-    def test_mergers_account_for_every_patch_and_leave_the_model_alone(self, name):
+    @pytest.mark.parametrize("name", list(cascades.CASCADES))
+    def test_every_cascade_shortens_up_to_the_middle_and_leaves_the_model_alone(self, name):
         model = vit()
         before = model(pictures()).logits
-        with methods.MERGERS[name](model, pictures(4), 12, 2) as run:
-            merged = run(pictures())
-        assert merged.state.shape == (6, 32)
-        assert torch.equal(merged.source.sum(1), torch.ones(6, 36))
-        left = (merged.source.sum(-1) > 0).sum(-1)
-        assert ((left >= 5) & (left <= 36)).all()
+        lengths = []
+        with cascades.CASCADES[name](model, plan()) as run:
+            hook = model.vit.layers[3].register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+            short = run(pictures())
+            hook.remove()
+        assert short.state.shape == (6, 32)
+        held, left = short.source.sum(1), (short.source.sum(-1) > 0).sum(-1)
+        if name in ("tome", "dymu"):
+            assert torch.equal(held, torch.ones(6, 36))  # nothing is lost
+        else:
+            assert torch.equal(held, (held > 0).float())
+        if name == "dymu":
+            assert lengths == [1 + left.max().item()]
+            assert 5 <= left.float().mean() <= 36
+        else:
+            assert lengths == [13]
+            assert left.tolist() == [12] * 6
         assert torch.equal(model(pictures()).logits, before)
+
+    def test_dropping_is_traced_to_the_patches_it_leaves(self):
+        model = vit()
+        drop = cascades.Drop(model, plan())
+        drop.install(range(3))
+        methods.finish(drop.vit, methods.embed(drop.vit, pictures()), -1)
+        drop.unpatch()
+        x = methods.embed(Vit(model), pictures())
+        kept = drop.kept
+        again = cascades.Drop(model, plan())
+        index = torch.arange(36).expand(6, -1)
+        for block, count in enumerate(plan().schedule):
+            keep = again.choose(block, torch.zeros(6, 4, x.shape[1], x.shape[1]), x.shape[1] - 1 - count)
+            x = model.vit.layers[block](x)
+            x = torch.cat([x[:, :1], x[:, 1:].take_along_dim(keep[..., None], 1)], 1)
+            index = index.gather(1, keep)
+        assert torch.equal(kept, index)
+
+    def test_only_the_baseline_depends_on_the_seed(self):
+        model = vit()
+        for name, cascade in cascades.CASCADES.items():
+            sources = []
+            for seed in (0, 1):
+                with cascade(model, plan(seed=seed)) as run:
+                    sources.append(run(pictures()).source)
+            assert torch.equal(*sources) == (name != cascades.STEPWISE_BASELINE)
 
 
 class TestCoverage:
@@ -141,8 +186,8 @@ class TestCoverage:
 
 def test_retrieval_asks_for_the_owner_of_the_nearest_gallery_crop():
     gallery = torch.tensor([[1.0, 0], [1, 0.1], [0, 1], [0.1, 1]])
-    queries = torch.tensor([[5.0, 0.1], [0, 2], [0.1, 1], [3, 0]])
-    assert pruning_tasks.retrieval(2, 2)(torch.cat([gallery, queries])).tolist() == [1, 0, 1, 0]
+    queries = torch.tensor([[5.0, 0.1], [0, 2], [1, 0.3], [0.1, 1], [3, 0], [0, 1]])
+    assert pruning_tasks.retrieval(gallery, 2)(queries).tolist() == [1, 0, 1, 1, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +229,7 @@ def _app():
 
 def small_task(*_):
     model = vit()
-    score = pruning_tasks.retrieval(3, 1)
+    score = pruning_tasks.retrieval(torch.randn(6, 32), 2)
     return real.Task("made up", "nothing", model, pictures(), pictures(4), 2, 4, score)
 
 
@@ -202,10 +247,10 @@ def test_the_whole_program_on_small_models(tmp_path, monkeypatch):
         tokernel.set_num_threads(ours)
     assert result.exit_code == 0, result.output
     document = json.loads(paths["json"].read_text())
-    assert {row["method"] for row in document["rows"]} == {real.UNREDUCED, *methods.CHOOSERS, *methods.MERGERS}
+    assert {row["method"] for row in document["rows"]} == {real.UNREDUCED, *methods.CHOOSERS, *cascades.CASCADES}
     for row in document["rows"]:
         assert 0 <= row["accuracy"] <= 1
-        if row["method"] in methods.CHOOSERS:
+        if row["method"] not in (real.UNREDUCED, "dymu"):
             assert row["patches"] == round(row["share"] * (64 if row["task"] == "digits ViT" else 36))
         if row["method"] == real.UNREDUCED:
             assert row["fidelity"] == pytest.approx(1, abs=1e-5)
