@@ -530,6 +530,26 @@ def test_a_patched_model_is_blocks_and_layers_by_hand(make):
     assert not torch.allclose(got, dense, atol=1e-4)
 
 
+@pytest.mark.parametrize(("kind", "protected"), [("CLIPVision", 1), ("SiglipVision", 0), ("Dinov2", 1)])
+@torch.no_grad()
+def test_vision_towers(kind, protected):
+    transformers = pytest.importorskip("transformers", minversion="5", reason="transformers is an extra")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    config = getattr(transformers, f"{kind}Config")(**sizes, image_size=16, patch_size=4)
+    model = getattr(transformers, f"{kind}Model")(config).eval()
+    dense = model(image())
+    patch_vit(model, {1: (5, 1.0, 0)})
+    assert torch.equal(model(image()).last_hidden_state, dense.last_hidden_state)
+    handle = patch_vit(model, {0: (5, 1.0, 4), 1: (3, 0.5, 0)})
+    short = model(image())
+    assert short.last_hidden_state.shape == (2, protected + 6, 16)
+    assert short.pooler_output.shape == dense.pooler_output.shape
+    assert handle.kept.shape == (2, protected + 6)
+    unpatch(model)
+    assert torch.equal(model(image()).pooler_output, dense.pooler_output)
+
+
 def test_blocks_not_named_are_untouched_and_unpatching_is_exact():
     model = vit()
     dense = model(image())

@@ -224,8 +224,8 @@ def patch_vit(model: nn.Module, config: Mapping[int, tuple[int, float, int]], **
     rho 1, 0.9, 0.8, 0.7, 1 and r = 10. The authors found theirs by search: :func:`random_config_search`.
 
     Args:
-        model: a timm-shaped VisionTransformer, a transformers ViT, DeiT, ViT-MAE, ViT-MSN or DINOv2 model, or a model
-            with one of these inside. Class and distillation tokens stay; a head that averages patches averages those
+        model: a timm-shaped VisionTransformer, a transformers ViT, DeiT, ViT-MAE, ViT-MSN, DINOv2, CLIP or SigLIP
+            vision model, or a model with one of these inside. Class and distillation tokens stay; a head that averages patches averages those
             that are left.
         config: ``{block: (iters, rho, r)}``, blocks from 0; see :class:`ZeroTPruneLayer`. r = 0 with rho = 1 is the
             unpatched model bit for bit.
