@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -117,6 +117,7 @@ class Reference:
         self.raw = x[:, 1:].float()
         generator = torch.Generator().manual_seed(0)
         self.means = ops.kmeans(self.unit, clusters, 20, generator=generator, metric="cosine").centroids
+        self.inhabited = self._clusters_of(self.unit, None)
 
     def of_kept(self, keep: Tensor) -> Coverage:
         """Coverage by patches that were kept, (B, kept) indices."""
@@ -130,11 +131,14 @@ class Reference:
 
     def _of(self, left: Tensor, valid: Tensor | None) -> Coverage:
         best, _ = ops.cosine_match(self.unit, left, None, valid)
-        label, _ = ops.assign(nn.functional.normalize(left, dim=-1), self.means, metric="cosine")
+        share = self._clusters_of(left, valid).sum(1) / self.inhabited.sum(1)
+        return Coverage((1 - best).clamp_min(0).mean(1), share)
+
+    def _clusters_of(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Which clusters hold one of the rows, (B, clusters) of 0 and 1."""
+        label, _ = ops.assign(nn.functional.normalize(x, dim=-1), self.means, metric="cosine")
         held = nn.functional.one_hot(label, self.means.shape[1])
-        if valid is not None:
-            held = held * valid.unsqueeze(-1)
-        return Coverage((1 - best).mean(1), held.amax(1).float().mean(1))
+        return (held if valid is None else held * valid.unsqueeze(-1)).amax(1)
 
 
 @torch.inference_mode()
@@ -221,11 +225,19 @@ class Verdict:
     verdict: str
 
 
-def verdicts(task: Task, right: dict[tuple[str, float], Tensor]) -> list[Verdict]:
-    """Compare image by image: an order holds, or is reversed, beyond two standard errors of the mean difference."""
+def verdicts(task: Task, rows: Sequence[Row], right: dict[tuple[str, float], Tensor]) -> list[Verdict]:
+    """Compare image by image: an order holds, or is reversed, beyond two standard errors of the mean difference.
+
+    Only shares count at which both leave the same number of patches, up to a tenth.
+    """
     out = []
+    left = {(row.method, row.share): row.patches for row in rows if row.task == task.name}
     for better, worse, claim in CLAIMS:
-        shares = [share for method, share in right if method == better and (worse, share) in right]
+        shares = [
+            share
+            for method, share in right
+            if method == better and (worse, share) in right and abs(left[better, share] / left[worse, share] - 1) < 0.1
+        ]
         paired = torch.stack([right[better, share] - right[worse, share] for share in shares]).mean(0)
         difference, error = paired.mean().item(), (paired.std() / len(paired) ** 0.5).item()
         word = "holds" if difference > 2 * error else "reversed" if difference < -2 * error else "no difference seen"
@@ -255,7 +267,7 @@ def run(quick: bool = False, threads: int = 2, progress: Progress | None = None)
         found = measure(task, shares, seeds, advance)
         points, right = rows_of(task, found)
         rows += points
-        judged += verdicts(task, right)
+        judged += verdicts(task, points, right)
     return {
         "machine": describe([threads]),
         "cpu_seconds": time.process_time(),

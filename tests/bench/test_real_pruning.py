@@ -204,7 +204,9 @@ def test_a_verdict_is_beyond_two_standard_errors_image_by_image(monkeypatch, bet
         for share in (0.5, 0.25)
     }
     right["a", 0.125] = torch.zeros(200)  # b has no such share: not compared
-    (verdict,) = real.verdicts(task, right)
+    right["a", 0.0625] = right["b", 0.0625] = torch.zeros(200)  # b keeps twice as many there: neither
+    rows = [real.Row("t", m, s, 64 * s * (1 + (m == "b" and s < 0.1)), 0, 0, 0, 0, 0) for m, s in right]
+    (verdict,) = real.verdicts(task, rows, right)
     paired = (right["a", 0.5] - right["b", 0.5] + right["a", 0.25] - right["b", 0.25]) / 2
     assert verdict.difference == pytest.approx(paired.mean().item(), abs=1e-6)
     assert verdict.error == pytest.approx(paired.std().item() / 200**0.5, abs=1e-6)

@@ -225,8 +225,8 @@ def patch_vit(model: nn.Module, config: Mapping[int, tuple[int, float, int]], **
 
     Args:
         model: a timm-shaped VisionTransformer, a transformers ViT, DeiT, ViT-MAE, ViT-MSN, DINOv2, CLIP or SigLIP
-            vision model, or a model with one of these inside. Class and distillation tokens stay; a head that averages patches averages those
-            that are left.
+            vision model, or a model with one of these inside. Class and distillation tokens stay; a head that averages
+            patches averages those that are left.
         config: ``{block: (iters, rho, r)}``, blocks from 0; see :class:`ZeroTPruneLayer`. r = 0 with rho = 1 is the
             unpatched model bit for bit.
         options: further options of every :class:`ZeroTPruneLayer`, by name; `protected` follows from the model.
