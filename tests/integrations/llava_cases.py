@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
@@ -30,6 +32,12 @@ def tiny(attention: str = "sdpa", layers: int = 3) -> LlavaForConditionalGenerat
             parameter.mul_(3)
     model.set_attn_implementation(attention)
     return model.eval()
+
+
+@cache
+def shared(attention: str) -> LlavaForConditionalGeneration:
+    """One :func:`tiny` for tests that leave it as it was."""
+    return tiny(attention)
 
 
 def prompts(*rows: str, seed: int = 1) -> dict[str, Tensor]:

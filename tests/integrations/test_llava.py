@@ -12,7 +12,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is an extra")
 pytest.importorskip("transformers", reason="transformers is an extra")
 
-from integrations.llava_cases import IMAGE, PAD, PATCHES, caches, features_of, plain_logits, prompts, tiny
+from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig
+
+from integrations.llava_cases import IMAGE, PAD, PATCHES, caches, features_of, plain_logits, prompts, shared, tiny
 from tokernel.integrations import patch_of, unpatch
 from tokernel.integrations.llava import LlavaPatch
 
@@ -71,16 +73,10 @@ def plain_steps(model, inputs, sequences, before, inside, renumber):
     return torch.stack(out)
 
 
-@pytest.fixture(scope="module", params=["sdpa", "eager"])
+@pytest.fixture(params=["sdpa", "eager"])
 def model(request):
-    return tiny(request.param)
-
-
-@pytest.fixture(autouse=True)
-def leave_the_model_as_it_was(request):
-    yield
-    if "model" in request.fixturenames:
-        unpatch(request.getfixturevalue("model"))
+    yield shared(request.param)
+    unpatch(shared(request.param))
 
 
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
@@ -297,6 +293,44 @@ def test_checkpointed_layers_have_the_same_gradient():
     model.gradient_checkpointing_enable({"use_reentrant": False})
     for name, gradient in gradients().items():
         torch.testing.assert_close(gradient, expected[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_half_precision(dtype):
+    model, inputs = tiny().to(dtype), prompts(*ROWS["uneven"])
+    ids = generate(model, inputs).sequences
+    patch = patched(model, 1, {1: 1})
+    assert torch.equal(generate(model, inputs).sequences, ids)
+    patch.before, patch.every = 9, {1: 2}
+    assert all(torch.isfinite(logits).all() for logits in generate(model, inputs).logits)
+
+
+@torch.no_grad()
+def test_a_sliding_window_is_pruned_before_but_not_inside():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    words = MistralConfig(**sizes, vocab_size=99, num_key_value_heads=2, sliding_window=8, eos_token_id=None)
+    vision = CLIPVisionConfig(**sizes, image_size=24, patch_size=4)
+    torch.manual_seed(0)
+    config = LlavaConfig(vision_config=vision, text_config=words, image_token_index=IMAGE)
+    model, inputs = LlavaForConditionalGeneration(config).eval(), prompts("ttIttttt")
+    with pytest.raises(ValueError, match="full attention to prune inside; got sliding"):
+        patched(model, 9, {0: 2})
+    patched(model, 9)
+    cached, anew = (generate(model, inputs, use_cache=use) for use in (True, False))
+    assert torch.equal(cached.sequences, anew.sequences)
+    torch.testing.assert_close(torch.stack(cached.logits), torch.stack(anew.logits), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_layer_called_by_itself_is_the_layer(model):
+    inputs, hidden = prompts("ttIttt"), torch.randn(1, 7, 32)
+    decoder = model.model.language_model
+    rotation = decoder.rotary_emb(hidden, torch.arange(7)[None])
+    expected = decoder.layers[2](hidden, position_embeddings=rotation)
+    patched(model, 9, {1: 2})
+    model(**inputs)
+    assert torch.equal(decoder.layers[2](hidden, position_embeddings=rotation), expected)
 
 
 def everything(model):

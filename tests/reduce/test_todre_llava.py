@@ -12,7 +12,7 @@ pytest.importorskip("transformers", reason="transformers is an extra")
 
 from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen3Config, SiglipVisionConfig
 
-from integrations.llava_cases import IMAGE, caches, features_of, plain_logits, prompts, tiny
+from integrations.llava_cases import IMAGE, caches, features_of, plain_logits, prompts, shared, tiny
 from tokernel.integrations import unpatch
 from tokernel.reduce import todre
 from tokernel.reduce.todre import ToDRE
@@ -22,16 +22,10 @@ LOGITS = {"output_logits": True, "return_dict_in_generate": True}
 ROWS = ("tIttItt", "ttItt", "tt")
 
 
-@pytest.fixture(scope="module", params=["sdpa", "eager"])
+@pytest.fixture(params=["sdpa", "eager"])
 def model(request):
-    return tiny(request.param)
-
-
-@pytest.fixture(autouse=True)
-def leave_the_model_as_it_was(request):
-    yield
-    if "model" in request.fixturenames:
-        unpatch(request.getfixturevalue("model"))
+    yield shared(request.param)
+    unpatch(shared(request.param))
 
 
 def least_similar(x, pivot, k):

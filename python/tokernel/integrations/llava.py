@@ -90,15 +90,14 @@ class LlavaPatch(Patch, ABC):
         self._choices: Any = WeakTensorKeyDictionary()
         self._given: Any = None
         self._encoded: Any = None
+        self._in_decoder = False
 
     def install(self) -> None:
         """Put the patch on the model; an earlier patch of the model is undone first."""
         unpatch(self.model)
         llava = self.llava
         if self.inside:
-            kinds = set(getattr(llava.decoder.config, "layer_types", None) or ()) - {"full_attention"}
-            if kinds:
-                raise ValueError(f"patch_llava: decoder expected full attention in every layer; got {', '.join(kinds)}")
+            _check_full_attention(llava.decoder.config)
             for index in range(self.inside[0], len(llava.layers)):
                 self.replace(llava.layers[index], "forward", _run_layer, self, index)
         self._replace_declared(llava.model, "forward", _run_model)
@@ -177,6 +176,15 @@ class LlavaPatch(Patch, ABC):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _choices=WeakTensorKeyDictionary())
+
+
+def _check_full_attention(config: Any) -> None:
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        kinds = ["full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"]
+    others = sorted(set(kinds) - {"full_attention"})
+    if others:
+        raise ValueError(f"patch_llava: decoder expected full attention to prune inside; got {', '.join(others)}")
 
 
 def _named(original: Original, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -289,14 +297,20 @@ def _run_decoder(patch: LlavaPatch, original: Original, *args: Any, **kwargs: An
     images = patch._given is not None and patch._encoded is not None
     run = _find_images(patch, patch._given, patch._encoded.pooler_output) if images else Run()
     patch.run = run
-    output = original(**run.enter(call, patch.positions == "renumber"))
+    call = run.enter(call, patch.positions == "renumber")
+    patch._in_decoder = True
+    try:
+        output = original(**call)
+    finally:
+        patch._in_decoder = False
     run.finish(output)
     return output
 
 
 def _run_layer(patch: LlavaPatch, index: int, original: Original, *args: Any, **kwargs: Any) -> Any:
     run = patch.run
-    assert run is not None
+    if run is None or not patch._in_decoder:  # A layer called by itself.
+        return original(*args, **kwargs)
     call = dict(_named(original, args, kwargs))
     call = run.arguments(call, patch.llava.decoder.config._attn_implementation)
     hidden = original(call.pop("hidden_states"), **call)
