@@ -302,6 +302,10 @@ class TestState:
             state.update_from_attention(torch.zeros(1, 3, 4, 8), q, lse)
         with pytest.raises(ValueError, match="TokenHeadState: k expected 4 tokens"):
             state.update_from_attention(q, torch.zeros(1, 2, 5, 8), lse)
+        elsewhere = torch.zeros(2, 4, 4, device="meta")
+        for update in (state.update_from_probs, state.update_heads):
+            with pytest.raises(ValueError, match="expected on cpu; got meta"):
+                update(elsewhere)
         with pytest.raises(ValueError, match="query_valid expected bool"):
             state.update_heads(torch.zeros(2, 4, 8), query_valid=torch.ones(1, 3, dtype=torch.bool))
         with pytest.raises(ValueError, match="L, H and B expected at least 0"):

@@ -127,7 +127,8 @@ PAPERS = (
         notes="The cascades for BERT and GPT-2 are from the paper: the repository holds the hardware, its traces and a "
         "later KV-cache pruning. The cache pruning and the trace counts reproduce the repository's outputs, the "
         "per-layer rule those of kssteven418/LTP. Our reconstruction: the default slope of the schedule, normalised "
-        "scores, what a pruned token shows in the output, and that the last token of a causal model stays.",
+        "scores, what a pruned token shows in the output, and that the last token of a causal model stays. The patches "
+        "attend at full precision: progressive quantisation is an op of its own.",
     ),
     Paper(
         slug="divprune",

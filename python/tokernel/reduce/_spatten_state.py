@@ -123,7 +123,7 @@ class TokenHeadState:
             seen: (B, n) how many live queries could see each token; only with `normalise`, None: all of them.
 
         Raises:
-            ValueError: a shape that does not fit the survivors.
+            ValueError: a shape that does not fit the survivors, or another device.
         """
         P = P.detach()
         P = P[None] if P.dim() == 3 else P
@@ -132,6 +132,7 @@ class TokenHeadState:
             raise ValueError(
                 f"TokenHeadState: P expected shape ({batch}, {heads}, queries, {tokens}); got {tuple(P.shape)}"
             )
+        self._check_device("P", P)
         query_valid = self._live_queries(query_valid, P.shape[2])
         self._add(ops.accumulate_importance(P, query_valid=query_valid), P.shape[2], query_valid, seen)
 
@@ -158,13 +159,14 @@ class TokenHeadState:
             seen: (B, n); with `normalise`, None knows :class:`Dense` and :class:`Causal` without padding.
 
         Raises:
-            ValueError: a shape that does not fit the survivors, or no `seen` where it must be given.
+            ValueError: a shape that does not fit the survivors, another device, or no `seen` where it must be given.
         """
         batch, tokens, heads = *self.tokens.shape, self.heads.shape[1]
         if q.dim() != 4 or q.shape[:2] != (batch, heads):
             raise ValueError(f"TokenHeadState: q expected shape ({batch}, {heads}, Q, D); got {tuple(q.shape)}")
         if k.dim() != 4 or k.shape[2] != tokens:
             raise ValueError(f"TokenHeadState: k expected {tokens} tokens; got shape {tuple(k.shape)}")
+        self._check_device("q", q)
         query_valid = self._live_queries(query_valid, q.shape[2])
         weight = None if query_valid is None else query_valid.float()
         received = ops.attention_column_sums(
@@ -182,13 +184,14 @@ class TokenHeadState:
             query_valid: (B, Q) bool as in :meth:`update_from_probs`.
 
         Raises:
-            ValueError: a shape that does not fit the surviving heads.
+            ValueError: a shape that does not fit the surviving heads, or another device.
         """
         E = E.detach()
         E = E[None] if E.dim() == 3 else E
         if E.dim() != 4 or E.shape[:2] != self.heads.shape:
             batch, heads = self.heads.shape
             raise ValueError(f"TokenHeadState: E expected shape ({batch}, {heads}, Q, D); got {tuple(E.shape)}")
+        self._check_device("E", E)
         size = ops.accumulate_head_scores(E, query_valid=self._live_queries(query_valid, E.shape[2]))
         self.all_head_score = self.all_head_score.scatter_add(1, self.heads, size)
 
@@ -266,6 +269,10 @@ class TokenHeadState:
         within = places < torch.tensor(counts, device=order.device)[:, None]
         chosen = torch.zeros_like(score, dtype=torch.bool).scatter(1, order, within)
         return first_marked(chosen, most)
+
+    def _check_device(self, name: str, x: Tensor) -> None:
+        if x.device != self.tokens.device:
+            raise ValueError(f"TokenHeadState: {name} expected on {self.tokens.device}; got {x.device}")
 
     def _live_queries(self, query_valid: Tensor | None, queries: int) -> Tensor | None:
         if query_valid is None:

@@ -7,8 +7,8 @@ the magnitude of what it has put out. Per row of attention, the values of small 
 keys are read in two bit planes, the low one only where the distribution is flat.
 
 The authors released the hardware, its traces, and a later pruning of LLM caches (:class:`SpAttenKVCache`); the cascades
-(:class:`TokenHeadState`, :func:`patch_bert`, :func:`patch_gpt2`) are from the paper. The ops under them,
-:func:`topk_threshold`, :func:`local_value_attention`, :func:`split_bits` and :func:`progressive_attention`, are
+(:class:`TokenHeadState`, :func:`patch_bert`, :func:`patch_gpt2`) are from the paper, at full precision. The ops under
+them, :func:`topk_threshold`, :func:`local_value_attention`, :func:`split_bits` and :func:`progressive_attention`, are
 :mod:`tokernel.ops`' own, repeated here under the paper's roof.
 """
 
