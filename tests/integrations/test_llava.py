@@ -244,6 +244,31 @@ def test_a_conversation_goes_on_in_the_same_caches(model, positions):
     torch.testing.assert_close(torch.stack(out.logits, 1), expected, atol=2e-4, rtol=2e-4)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@torch.no_grad()
+def test_an_image_may_follow_text_that_is_in_the_cache(model, masked):
+    inputs = prompts("ttttItt")
+    patched(model, 9, {1: 2})
+    whole = model(**inputs)
+    ids = inputs["input_ids"]
+    mask = torch.ones_like(ids) if masked else None
+    text = model(input_ids=ids[:, :3])
+    rest = {"input_ids": ids[:, 3:], "pixel_values": inputs["pixel_values"], "attention_mask": mask}
+    out = model(**rest, cache=text.cache)
+    assert [x.keys.shape for x in caches(out)] == [x.keys.shape for x in caches(whole)]
+    for _ in range(2):
+        torch.testing.assert_close(out.logits[:, -1], whole.logits[:, -1], atol=1e-4, rtol=1e-4)
+        out, whole = (model(input_ids=torch.tensor([[7]]), cache=x.cache) for x in (out, whole))
+
+
+@torch.no_grad()
+def test_assisted_decoding_takes_back_guesses(model):
+    inputs = prompts("ttttItt")
+    patched(model, 9, {1: 2})
+    guessed = generate(model, inputs, 8, prompt_lookup_num_tokens=3)
+    assert torch.equal(guessed.sequences, generate(model, inputs, 8).sequences)
+
+
 @torch.no_grad()
 def test_a_loop_by_hand_needs_no_position_ids(model):
     inputs = prompts("ttIttt")
