@@ -97,8 +97,8 @@ def join_bits(high: Tensor, low: Tensor | None = None, scale: Tensor | None = No
     Returns:
         float32 of the shape of high.
 
-    >>> join_bits(*split_bits(torch.tensor([[2047.0, -1.0, 16.0, 0.0]])))
-    tensor([[2047.,   -1.,   16.,    0.]])
+    >>> join_bits(*split_bits(torch.tensor([[2047.0, -1.0, 16.0, 0.0]]))).tolist()
+    [[2047.0, -1.0, 16.0, 0.0]]
     """
     out: Tensor = _join_bits(high, low, None if scale is None else scale.detach(), lsb)
     return out

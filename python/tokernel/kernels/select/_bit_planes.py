@@ -63,10 +63,8 @@ def join_bits(high: Array, low: Array | None = None, scale: Array | None = None,
 
     >>> import numpy as np
     >>> high, low, scale = split_bits(np.array([[2047.0, -1.0, 16.0, 0.0]], np.float32))
-    >>> join_bits(high, low, scale)
-    array([[2047.,   -1.,   16.,    0.]], dtype=float32)
-    >>> join_bits(high)
-    array([[2032.,  -16.,   16.,    0.]], dtype=float32)
+    >>> join_bits(high, low, scale).tolist(), join_bits(high).tolist()
+    ([[2047.0, -1.0, 16.0, 0.0]], [[2032.0, -16.0, 16.0, 0.0]])
 
     The progressive quantisation of SpAtten (arXiv 2012.09852).
     """

@@ -57,6 +57,7 @@ def progressive_attention(
         TypeError: not an array, or a dtype that is not listed.
 
     >>> import numpy as np
+    >>> from tokernel.kernels.select import split_bits
     >>> q = np.array([[[[8.0, 0.0], [0.0, 0.0]]]], np.float32)
     >>> k = np.array([[[[1.0, 0.0], [-1.0, 0.5]]]], np.float32)
     >>> v = np.array([[[[1.0, 0.0], [0.0, 1.0]]]], np.float32)
