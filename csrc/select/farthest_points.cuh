@@ -6,6 +6,7 @@
 // The sum of one pair is one chain in ascending d, in the passes as in the tiles of the first pick.
 #pragma once
 #include "core/gpu.cuh"
+#include "core/spread_rows.cuh"
 #include "select/farthest_points.h"
 #include "select/score_rows.h"
 
@@ -101,11 +102,11 @@ template <class T>
 __device__ __forceinline__ void load_scaled(float* tile, const FarthestPointsArgs& a, const float* scale, int64_t b,
                                             int64_t first, int64_t depth) {
   for (int i = threadIdx.x; i < kTile * kTileDepth; i += kTileThreads) {
-    const int64_t j = first + i / kTileDepth;
+    const int row = spread_row(i / kTileDepth);
+    const int64_t j = first + row;
     const int64_t d = depth + i % kTileDepth;
     const bool valid = j < a.rows && d < a.width;
-    tile[i / kTileDepth * kTilePitch + i % kTileDepth] =
-        valid ? to_float(row_of<T>(a, b, j)[d]) * scale[b * a.rows + j] : 0.0f;
+    tile[row * kTilePitch + i % kTileDepth] = valid ? to_float(row_of<T>(a, b, j)[d]) * scale[b * a.rows + j] : 0.0f;
   }
 }
 
