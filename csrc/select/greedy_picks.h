@@ -83,28 +83,45 @@ class MaxMin {
     });
   }
 
+  // The best score that is no bound; below 0 where there is none.
+  float certain_score() const {
+    vf most = set(kOut);
+    int64_t j = 0;
+    for (; j + W <= s_.rows; j += W) {
+      const vi certain = load_int(seen_.data() + j) == set_int(static_cast<int32_t>(met_));
+      most = max(select(certain, load(score_ + j), set(kOut)), most);
+    }
+    float best = reduce_max(most);
+    for (; j < s_.rows; ++j) best = seen_[j] == met_ && score_[j] > best ? score_[j] : best;
+    return best;
+  }
+
+  // The best bounds, of those that reach the best certain score.
+  BestKeys best_bounds() {
+    BestKeys stale{keys_.data(), s_.rows < kFewRows ? kRows : kRefreshed};
+    float least = larger(certain_score(), 0.0f);
+    for (int64_t first = 0; first < s_.rows; first += W) {
+      const int64_t end = first + W < s_.rows ? first + W : s_.rows;
+      if (first + W == end && reduce_max(load(score_ + first)) < least) continue;
+      for (int64_t j = first; j < end; ++j) {
+        if (seen_[j] < met_ && score_[j] >= least) stale.offer(key_of(score_[j], j));
+      }
+      if (stale.count == stale.room) least = larger(score_of(stale.keys[0]), least);
+    }
+    return stale;
+  }
+
   // The rows of the best bounds, those together that have partners of the same vector to meet.
   void lower_bounds() {
-    BestKeys stale{keys_.data(), s_.rows < kFewRows ? kRows : kRefreshed};
-    uint64_t certain = 0;
-    for (int64_t j = 0; j < s_.rows; ++j) {
-      if (score_[j] < 0) continue;
-      const uint64_t own = key_of(score_[j], j);
-      if (seen_[j] < met_) {
-        stale.offer(own);
-      } else if (own > certain) {
-        certain = own;
-      }
-    }
+    const BestKeys stale = best_bounds();
     int32_t rows[kRefreshed];
-    int64_t count = 0;
     for (int64_t i = 0; i < stale.count; ++i) {
-      if (stale.keys[i] <= certain) continue;
       const int32_t row = item_of(stale.keys[i]);
-      int64_t at = count++;
+      int64_t at = i;
       for (; at > 0 && seen_[rows[at - 1]] / W > seen_[row] / W; --at) rows[at] = rows[at - 1];
       rows[at] = row;
     }
+    const int64_t count = stale.count;
     int64_t ends[kRefreshed];
     int64_t tiles = 0;
     for (int64_t i = 0, begin = 0; i < count; ++i) {

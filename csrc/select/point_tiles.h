@@ -211,6 +211,9 @@ TK_INLINE uint64_t key_of(float score, int64_t j) {
 }
 TK_INLINE int32_t item_of(uint64_t key) { return static_cast<int32_t>(~static_cast<uint32_t>(key)); }
 
+TK_INLINE float score_of(uint64_t key) { return detail::bit_cast<float>(static_cast<uint32_t>(key >> 32)); }
+TK_INLINE float larger(float x, float y) { return x > y ? x : y; }
+
 // The largest keys offered, up to `room`: a heap with the least of them on top.
 struct BestKeys {
   uint64_t* keys;
