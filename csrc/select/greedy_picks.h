@@ -4,9 +4,10 @@
 //
 // MaxMin: a score only falls as partners come, so one that has not met the newest partners is still a bound. Only rows
 // of the best bounds meet partners they have missed, W partners at a time, until the best bound is no bound any more.
+// The partners are kept, packed: k D floats.
 // MaxSum: every score needs every partner. A pass over the rows finds their distances to the newest partner and, while
-// the rows are at hand, to those that may be the next ones; as long as the guess holds, a pick costs one addition a
-// row.
+// the rows are at hand, to the best of those that may be the next ones; a pick that was guessed costs one addition a
+// row. The distances to the last guesses are kept: 4 W N floats.
 #pragma once
 #include "select/point_tiles.h"
 
