@@ -368,7 +368,7 @@ def write_plot(path: Path, document: dict[str, Any]) -> None:
             axis.set_xscale("log", base=2)
             axis.set_xlabel("patches left")
             axis.grid(alpha=0.3)
-    axes[0][-1].legend(fontsize=8, loc="lower right")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
