@@ -4,6 +4,8 @@
 namespace tk::selection::gpu {
 namespace {
 
+constexpr int64_t kMostBlocks = int64_t{1} << 30;
+
 int64_t rounded(int64_t bytes) { return (bytes + 15) / 16 * 16; }
 
 // Whether some sample may need its first pick found; which one, only the device knows.
@@ -40,8 +42,9 @@ void launch_picks(const FarthestPointsArgs& a, const GpuContext& context) {
   const int64_t blocks = (a.rows + kPassRows - 1) / kPassRows;
   if (searches(a)) {
     const int64_t tiles = (a.rows + kTile - 1) / kTile;
-    launch(farthest_nearest_kernel<T, kMetric>, blocks_for(a.batch * tiles * tiles), dim3(kTileThreads), 0,
-           context.stream, a, s, tiles);
+    const int64_t all = a.batch * tiles * tiles;  // past the largest grid from 3 million rows on
+    launch(farthest_nearest_kernel<T, kMetric>, blocks_for(all < kMostBlocks ? all : kMostBlocks), dim3(kTileThreads),
+           0, context.stream, a, s, tiles);
     launch(farthest_first_kernel<void>, blocks_for(a.batch * blocks), dim3(kPassThreads), 0, context.stream, a, s,
            blocks);
   }

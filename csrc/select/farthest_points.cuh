@@ -141,14 +141,13 @@ __device__ __forceinline__ void lower(float* to, float value) {
   atomicMin(reinterpret_cast<int*>(to), __float_as_int(value));
 }
 
+// Tile `at` of all samples: rows against columns.
 template <class T, Metric kMetric>
-__global__ void __launch_bounds__(kTileThreads)
-    farthest_nearest_kernel(FarthestPointsArgs a, FarthestScratch s, int64_t tiles) {
-  TK_SHARED(rows, float[kTile * kTilePitch]);
-  TK_SHARED(columns, float[kTile * kTilePitch]);
-  const int64_t first_row = int64_t{blockIdx.x} % tiles * kTile;
-  const int64_t first_column = int64_t{blockIdx.x} / tiles % tiles * kTile;
-  const int64_t b = int64_t{blockIdx.x} / tiles / tiles;
+__device__ __forceinline__ void nearest_in_tile(const FarthestPointsArgs& a, const FarthestScratch& s, int64_t tiles,
+                                                int64_t at, float* rows, float* columns) {
+  const int64_t first_row = at % tiles * kTile;
+  const int64_t first_column = at / tiles % tiles * kTile;
+  const int64_t b = at / tiles / tiles;
   const int64_t items = b * a.rows;
   float sum[kThreadRows][kThreadColumns] = {};
   for (int64_t depth = 0; depth < a.width; depth += kTileDepth) {
@@ -176,6 +175,16 @@ __global__ void __launch_bounds__(kTileThreads)
     }
     const bool own = threadIdx.x % kLaneColumns == 0 && row < a.rows;
     if (own && s.scale[items + row] == s.scale[items + row]) lower(s.nearest + items + row, nearest);
+  }
+}
+
+template <class T, Metric kMetric>
+__global__ void __launch_bounds__(kTileThreads)
+    farthest_nearest_kernel(FarthestPointsArgs a, FarthestScratch s, int64_t tiles) {
+  TK_SHARED(rows, float[kTile * kTilePitch]);
+  TK_SHARED(columns, float[kTile * kTilePitch]);
+  for (int64_t at = blockIdx.x; at < a.batch * tiles * tiles; at += gridDim.x) {
+    nearest_in_tile<T, kMetric>(a, s, tiles, at, rows, columns);
   }
 }
 
