@@ -28,22 +28,34 @@ def _fake(logits: Tensor, ids: Tensor | None, temperature: float) -> _Found:
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor | None, float], output: _Found) -> None:
     logits, ids, ctx.temperature = inputs
+    ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[2])
     ctx.save_for_backward(logits, ids, *output)
 
 
 def _backward(
-    ctx: Any, g_lse: Tensor, g_entropy: Tensor, _: Tensor, g_best: Tensor, g_ids: Tensor
+    ctx: Any,
+    g_lse: Tensor | None,
+    g_entropy: Tensor | None,
+    _: Tensor | None,
+    g_best: Tensor | None,
+    g_ids: Tensor | None,
 ) -> tuple[Tensor, None, None]:
     """Of p_j by z_i: p_j (1[i = j] - p_i). Summed over all j it is dense, and the first term falls on named items."""
     logits, ids, lse, entropy, best, p_best, p_ids = ctx.saved_tensors
-    best_terms, id_terms = g_best * p_best, g_ids * p_ids
-    level = g_lse - g_entropy * entropy - best_terms.sum(-1) - id_terms.sum(-1)
-    grad = _row_stats_backward(logits, lse, level, g_entropy, ctx.temperature)
-    there = best >= 0
-    grad = grad.scatter_add(-1, best.clamp(min=0), _share(best_terms * there, ctx.temperature, grad))
-    if ids is not None:
-        grad = grad.scatter_add(-1, ids.long(), _share(id_terms, ctx.temperature, grad))
+    level = torch.zeros_like(lse) if g_lse is None else g_lse
+    slope = torch.zeros_like(lse) if g_entropy is None else g_entropy
+    level = level - slope * entropy
+    named = []
+    if g_best is not None:
+        named.append((best.clamp(min=0), g_best * p_best * (best >= 0)))
+    if g_ids is not None and ids is not None:
+        named.append((ids.long(), g_ids * p_ids))
+    for _, terms in named:
+        level = level - terms.sum(-1)
+    grad = _row_stats_backward(logits, lse, level, slope, ctx.temperature)
+    for index, terms in named:
+        grad = grad.scatter_add(-1, index, _share(terms, ctx.temperature, grad))
     return grad, None, None
 
 
