@@ -4,6 +4,7 @@
 // Numbers come first, the largest first (-0 equals +0), then NaN, then masked items; among equals the lowest index.
 #pragma once
 #include "core/op.h"
+#include "core/score_key.h"
 
 namespace tk::selection {
 
@@ -25,16 +26,7 @@ TK_INLINE const T* score_row(const ScoreRows& s, int64_t row) {
 
 TK_INLINE const uint8_t* mask_row(const ScoreRows& s, int64_t row) { return s.mask ? s.mask + row * s.width : nullptr; }
 
-constexpr uint32_t kMaskedKey = 0;
-constexpr uint32_t kNanKey = 1;  // -inf has 0x00800000
-
-// Larger keys come first; equal scores have equal keys.
-TK_INLINE uint32_t score_key(float score) {
-  const uint32_t bits = detail::bit_cast<uint32_t>(score);
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return kNanKey;
-  return bits >> 31 ? 0x80000000u - magnitude : 0x80000000u + magnitude;
-}
+constexpr uint32_t kMaskedKey = 0;  // of score_key.h, the one that no score has
 
 // The best k of a row: the items whose key is above `key`, and the first `ties` of those equal to it.
 struct KeyCut {

@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kRowThreads) row_stats_kernel(RowStatsArgs a) 
   for (int64_t j = threadIdx.x; j < a.width; j += blockDim.x) {
     const float logit = to_float(logits[j]);
     add_logit(&own.sums, logit, a.scale);
-    offer(&own.best, {logit_key(logit), j});
+    offer(&own.best, {score_key(logit), j});
   }
   const RowFacts all = join_block(own);
   for (int64_t k = threadIdx.x; k < a.named; k += blockDim.x) {

@@ -16,7 +16,7 @@ void row_facts(const RowStatsArgs& a, int64_t row) {
   TwoBest best = no_best();
   bool nothing = true;
   for (int64_t j = 0; j < a.width; ++j) {
-    offer(&best, {logit_key(to_float(logits[j])), j});
+    offer(&best, {score_key(to_float(logits[j])), j});
     nothing &= to_float(logits[j]) == -INFINITY;
   }
   const double largest = z(best.first.index);
