@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["attention_received", "proportional_attention", "size_bias"]
+__all__ = ["attention_received", "padding_bias", "proportional_attention", "size_bias"]
 
 # A size is a count, at least 1; what else comes in (DiffRate scales by a cosine) stays a legal logarithm.
 SMALLEST_SIZE = 1e-6
@@ -16,6 +16,13 @@ SMALLEST_SIZE = 1e-6
 def size_bias(size: Tensor, dtype: torch.dtype) -> Tensor:
     """Bias of the attention logits of every key: log(size), (B, 1, 1, N), from sizes (B, N, 1)."""
     return size.float().clamp_min(SMALLEST_SIZE).log().to(dtype)[:, None, None, :, 0]
+
+
+def padding_bias(valid: Tensor | None) -> Tensor | None:
+    """Bias of the logits that hides padding from every query: (B, 1, N) float32 of 0 or -inf, from (B, N) bool."""
+    if valid is None:
+        return None
+    return torch.zeros(valid.shape, device=valid.device).masked_fill(~valid, -torch.inf)[:, None]
 
 
 def proportional_attention(

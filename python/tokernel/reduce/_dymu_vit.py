@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from tokernel.reduce._dymu_merge import (
     checked_thresholds,
     r_schedule,
 )
+from tokernel.reduce._progress import with_bar
 
 __all__ = ["DyMUPatch", "calibrate", "check_max_r", "patch_vit"]
 
@@ -237,7 +236,7 @@ def calibrate(
     handle.install()
     seen = False
     try:
-        with torch.no_grad(), evaluating(model), _bar(batches, progress) as shown:
+        with torch.no_grad(), evaluating(model), with_bar(batches, progress, "calibrating", transient=True) as shown:
             for batch in shown:
                 seen = True
                 model(**batch) if isinstance(batch, Mapping) else model(batch)
@@ -246,17 +245,6 @@ def calibrate(
     if not seen:
         raise ValueError("dymu.calibrate: batches expected at least one; got none")
     return handle.calibrator
-
-
-@contextmanager
-def _bar(batches: Iterable[Any], progress: bool) -> Iterator[Iterable[Any]]:
-    if not progress or importlib.util.find_spec("rich") is None:
-        yield batches
-        return
-    from rich.progress import Progress
-
-    with Progress(transient=True) as bar:
-        yield bar.track(batches, description="calibrating")
 
 
 def check_max_r(op: str, max_r: int | None) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tokernel import ops
+from tokernel.integrations.attention import padding_bias
 from tokernel.kernels.attention import Causal, Dense, Mask, Policy
 from tokernel.reduce._spatten_schedule import kept_count
 from tokernel.reduce._spatten_state import TokenHeadState, first_marked
@@ -98,7 +99,7 @@ class Run:
         if self.ratios.values[index] > 0 or dropout > 0:
             out = self._attend_by_map(index, q, k, v, scale, dropout, seen)
         else:
-            bias = None if state.valid is None else _bias(state.valid)[:, None]
+            bias = padding_bias(state.valid)
             policy = self._policy()
             out, lse = ops.attention(q, k, v, policy, scale=scale, key_bias=bias, return_lse=True)
             state.update_from_attention(
@@ -219,8 +220,3 @@ class Run:
             return None
         places = self.places if self.live is None else self.places.masked_fill(~self.live, -1)
         return places.amax(1, keepdim=True) if places.shape[1] else None
-
-
-def _bias(valid: Tensor) -> Tensor:
-    """0 for tokens, -inf for filling, as a bias of keys (B, n)."""
-    return torch.zeros(valid.shape, device=valid.device).masked_fill(~valid, -torch.inf)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tokernel.integrations._towers import Tower
+from tokernel.integrations.attention import padding_bias
 from tokernel.integrations.llava import Llava, LlavaPatch, Positions, Run
 from tokernel.ops import attention, attention_rows, rope_gather
 from tokernel.reduce._modal_shares import cross_modal_ratios
@@ -84,7 +85,7 @@ class ToDREPatch(LlavaPatch):
             run.visual,
             text,
             scale=self.llava.layers[layer].self_attn.scaling,
-            key_bias=_hidden_keys(run.live),
+            key_bias=padding_bias(run.live),
         )
         return self.policy.keep_mask(run.visual, *self.ratios)
 
@@ -108,12 +109,6 @@ def text_and_system(visual: Tensor, live: Tensor | None, text: Text) -> tuple[Te
     words = ~visual if live is None else ~visual & live
     after = visual.cumsum(1) > 0
     return (words, torch.zeros_like(words)) if text == "all" else (words & after, words & ~after)
-
-
-def _hidden_keys(live: Tensor | None) -> Tensor | None:
-    if live is None:
-        return None
-    return torch.zeros(live.shape, device=live.device).masked_fill(~live, -torch.inf)[:, None]
 
 
 def install(*args: Any) -> ToDREPatch:

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tokernel.reduce._progress import with_bar
 from tokernel.reduce._zero_tprune_match import kept_patches
 
 __all__ = ["Config", "SearchResult", "SearchSpace", "random_config_search"]
@@ -142,17 +142,9 @@ def random_config_search(
         raise ValueError(f"random_config_search: budget expected at least 1; got {budget}")
     rng = random.Random(seed)
     trials: list[tuple[Config, float]] = []
-    for _ in _with_bar(range(budget), progress):
-        config = space.sample(rng)
-        trials.append((config, float(eval_fn(config))))
+    with with_bar(range(budget), progress, "searching") as steps:
+        for _ in steps:
+            config = space.sample(rng)
+            trials.append((config, float(eval_fn(config))))
     config, score = max(trials, key=lambda trial: -math.inf if math.isnan(trial[1]) else trial[1])
     return SearchResult(config, score, trials)
-
-
-def _with_bar(steps: Iterable[int], show: bool) -> Iterator[int]:
-    if not show or importlib.util.find_spec("rich") is None:
-        yield from steps
-        return
-    from rich.progress import track
-
-    yield from track(steps, description="searching")
