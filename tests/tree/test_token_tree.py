@@ -139,12 +139,6 @@ def test_packed_mask(tree, prefix):
 
 
 def test_small_trees():
-    assert len(TokenTree(np.zeros(0, int))) == 0
-    empty = TokenTree(np.zeros(0, int))
-    assert empty.mask.shape == (0, 0)
-    assert empty.paths().shape == (0, 0)
-    assert empty.bits.shape == (0, 0)
-    assert empty.mask_blocks() == 0
     root = TokenTree.chain(1)
     assert root.paths().tolist() == [[0]]
     assert root.bits.tolist() == [[1]]
@@ -165,6 +159,10 @@ def test_parents_cannot_be_changed():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: TokenTree([]), "of at least one node, got an empty tree"),
+        (lambda: TokenTree.chain(0), "of at least one node, got an empty tree"),
+        (lambda: TokenTree.from_siblings([], []), "of at least one node, got an empty tree"),
+        (lambda: TokenTree.from_mask(np.ones((0, 0))), r"of at least one node, got \(0, 0\)"),
         (lambda: TokenTree([0, 0]), "must begin with -1, the root's, got 0"),
         (lambda: TokenTree([-1, 2, 0]), "must be smaller than their nodes, got 2 for node 1"),
         (lambda: TokenTree([-1, 1]), "got 1 for node 1"),
@@ -174,7 +172,7 @@ def test_parents_cannot_be_changed():
         (lambda: TokenTree.from_paths([[0], [1, 0]]), r"must hold the beginning of each, got \[1, 0\] without it"),
         (lambda: TokenTree.from_paths([[0], [0]]), "must be distinct, got one twice"),
         (lambda: TokenTree.from_paths([[]]), "got an empty path or a negative rank"),
-        (lambda: TokenTree.from_mask(np.ones((2, 3))), r"must be \(T, T\), got \(2, 3\)"),
+        (lambda: TokenTree.from_mask(np.ones((2, 3))), r"must be \(T, T\) of at least one node, got \(2, 3\)"),
         (lambda: TokenTree.from_mask(np.eye(2)), "must have one root, node 0, got several"),
         (lambda: TokenTree.from_mask([[1, 0, 0], [1, 1, 0], [0, 1, 1]]), "got rows that no tree has"),
         (lambda: TokenTree.from_siblings([1, 0], [-1, -1]), r"must reach each node in \[1, 2\) once, got 0 from 1"),

@@ -35,6 +35,8 @@ class TokenTree:
 
     def __init__(self, parents: ArrayLike) -> None:
         given = np.asarray(parents)
+        if given.size == 0:
+            raise ValueError("TokenTree: parents must be those of at least one node, got an empty tree")
         if given.ndim != 1 or given.dtype.kind not in "iu":
             raise ValueError(f"TokenTree: parents must be (T) integers, got {given.shape} {given.dtype}")
         _check_parents(given)
@@ -85,11 +87,11 @@ class TokenTree:
         TokenTree([-1, 0, 1])
         """
         given = np.asarray(mask).astype(bool)
-        if given.ndim != 2 or given.shape[0] != given.shape[1]:
-            raise ValueError(f"TokenTree: mask must be (T, T), got {given.shape}")
+        if given.ndim != 2 or given.shape[0] != given.shape[1] or given.size == 0:
+            raise ValueError(f"TokenTree: mask must be (T, T) of at least one node, got {given.shape}")
         nodes = np.arange(len(given))
-        above = np.where(np.tril(given, -1), nodes, -1).max(1, initial=-1)  # the last ancestor is the parent
-        if np.count_nonzero(above < 0) != min(1, len(given)):
+        above = np.where(np.tril(given, -1), nodes, -1).max(1)  # the last ancestor is the parent
+        if np.count_nonzero(above < 0) != 1:
             raise ValueError("TokenTree: mask must have one root, node 0, got several")
         tree = cls(above)
         if not np.array_equal(tree.mask, given):
@@ -233,7 +235,7 @@ class TokenTree:
         """
         if order not in ("ascending", "descending", "lexicographic"):
             raise ValueError(f"TokenTree: order must be ascending, descending or lexicographic, got {order!r}")
-        rows: Ints = np.full((len(self.leaves), int(self.depth.max(initial=-1)) + 1), -1, np.int32)
+        rows: Ints = np.full((len(self.leaves), int(self.depth.max()) + 1), -1, np.int32)
         for row, leaf in zip(rows, self.leaves, strict=True):
             row[: self.depth[leaf] + 1] = self.path(int(leaf))
         if order == "descending":
@@ -256,7 +258,7 @@ class TokenTree:
         for i in range(1, len(self)):
             children[self.parents[i]].append(i)
         order: list[int] = []
-        waiting = [0] if len(self) else []
+        waiting = [0]
         while waiting:
             node = waiting.pop()
             order.append(node)
@@ -320,7 +322,7 @@ def _follow(child: NDArray[np.int64], sibling: NDArray[np.int64]) -> NDArray[np.
                 raise ValueError(f"TokenTree: links must reach each node in [1, {nodes}) once, got {at} from {node}")
             parents[at] = node
             at = int(sibling[at])
-    if np.count_nonzero(parents < 0) > min(1, nodes):
+    if np.count_nonzero(parents < 0) > 1:
         missed = int(np.flatnonzero(parents[1:] < 0)[0]) + 1
         raise ValueError(f"TokenTree: links must reach each node in [1, {nodes}) once, got {missed} never")
     return parents
@@ -341,7 +343,7 @@ def _by_depth(child: NDArray[np.int64], sibling: NDArray[np.int64]) -> Ints:
 
 def _check_parents(parents: NDArray[Any]) -> None:
     nodes = np.arange(len(parents))
-    if len(parents) and parents[0] != -1:
+    if parents[0] != -1:
         raise ValueError(f"TokenTree: parents must begin with -1, the root's, got {parents[0]}")
     wrong = np.flatnonzero((nodes > 0) & ((parents < 0) | (parents >= nodes)))
     if len(wrong):
