@@ -234,6 +234,18 @@ def _vocabulary() -> dict[str, Cost]:
     }
 
 
+def _merged_parts() -> dict[str, Cost]:
+    """Prefix and tree made one: 32 heads of 8192 rows, 128 wide."""
+    heads, rows, width, parts = 32, 8192, 128, 2
+    case, numbers, lses = f"K={parts} H={heads} N={rows} D={width} bf16", heads * rows * width, heads * rows * F32
+    return {
+        "merge_attention_kernel": Cost(case, (parts + 1.0) * (numbers * BF16 + lses), flops=2.0 * parts * numbers),
+        "merge_attention_backward_kernel": Cost(
+            case, (2 * parts + 1.0) * (numbers * BF16 + lses), flops=3.0 * parts * numbers
+        ),
+    }
+
+
 def _power() -> dict[str, Cost]:
     """50 steps over 12 maps of 197 tokens, in shared memory; they are read once."""
     heads, tokens, steps, groups = 12, 197, 50, 4
@@ -376,6 +388,7 @@ COSTS: dict[str, Cost] = {
     **_choices(),
     **_points(),
     **_vocabulary(),
+    **_merged_parts(),
     **_spatten(),
     **_power(),
     **_gates(),

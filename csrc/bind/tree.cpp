@@ -4,6 +4,9 @@
 
 namespace tk::bind {
 
-void bind_tree(py::module_& m) { bind_tree_rows(m); }
+void bind_tree(py::module_& m) {
+  bind_tree_merge(m);
+  bind_tree_rows(m);
+}
 
 }  // namespace tk::bind

@@ -138,6 +138,13 @@ CASES = {
     "topk": {"score": floats(1, 3), "k": 2, "mask": np.ones((1, 3), bool)},
     "topk_mask": {"score": floats(1, 3), "k": 2, "mask": np.ones((1, 3), bool)},
     "topp_mask": {"prob": floats(1, 3), "p": 0.5, "min_keep": 1, "weight": floats(1, 3)},
+    "merge_attention": {"outs": floats(2, 1, 2, 3, 2), "lses": floats(2, 1, 2, 3)},
+    "merge_attention_backward": {
+        "grad": floats(1, 2, 3, 2),
+        "outs": floats(2, 1, 2, 3, 2),
+        "lses": floats(2, 1, 2, 3),
+        "grad_lse": floats(1, 2, 3),
+    },
     "row_stats": {"logits": floats(1, 3), "ids": INDEX},
     "row_stats_backward": {"logits": floats(1, 3), "lse": floats(1), "level": floats(1), "slope": floats(1)},
     "sort_by_label": {"labels": INDEX, "K": 3},

@@ -40,6 +40,7 @@ from tokernel.ops._select_local_value import local_value_attention
 from tokernel.ops._select_points import farthest_points
 from tokernel.ops._select_power import power_iterate
 from tokernel.ops._select_topk import topk, topk_mask, topp_mask
+from tokernel.ops._tree_merge import merge_attention
 from tokernel.ops._tree_rows import row_stats
 
 __all__ = [
@@ -79,6 +80,7 @@ __all__ = [
     "local_value_attention",
     "map_density",
     "match_2d",
+    "merge_attention",
     "permute_rows",
     "power_iterate",
     "progressive_attention",
