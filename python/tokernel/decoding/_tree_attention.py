@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How transformers' layers reach tree attention: an attention function of their registry, and one pass's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface
+
+__all__ = ["CausalPass", "TreePass", "attending"]
+
+NAME = "tokernel_tree"
+
+
+class CausalPass:
+    """Every row sees itself and the rows before it: a prompt, from position 0 on."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+        """(B, H, N, D) over the first N rows of (B, G, S, D)."""
+        k, v = k[:, :, : self.tokens], v[:, :, : self.tokens]
+        return functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
+        )
+
+
+class TreePass:
+    """Nodes ``first ..`` of a tree: each sees the committed rows, its ancestors and itself.
+
+    Args:
+        lengths: (B) committed rows.
+        mask: (n, m) or (B, n, m) bool, the rows of these nodes in the mask of the m nodes so far.
+    """
+
+    def __init__(self, lengths: Tensor, longest: int, mask: Tensor) -> None:
+        nodes, so_far = mask.shape[-2:]
+        total = longest + so_far
+        at = torch.arange(total, device=lengths.device) - lengths[:, None]
+        within = (at >= 0) & (at < so_far)
+        index = at.clamp(0, so_far - 1)[:, None].expand(-1, nodes, -1)
+        seen = mask.expand(len(lengths), nodes, so_far).gather(2, index) & within[:, None]
+        self.total = total
+        self.mask = (seen | (at < 0)[:, None])[:, None]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+        """(B, H, n, D) over (B, G, S, D)."""
+        k, v = k[:, :, : self.total], v[:, :, : self.total]
+        return functional.scaled_dot_product_attention(
+            q, k, v, self.mask, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
+        )
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    tree_pass: CausalPass | TreePass | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    if tree_pass is None:
+        raise RuntimeError("TargetModel: the model was called by somebody else while one of its passes was running")
+    changed = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if more.get(name) is not None]
+    if changed:
+        raise ValueError(f"TargetModel: attention must be plain, got a layer with {', '.join(changed)}")
+    return tree_pass.attend(query, key, value, scaling).transpose(1, 2), None
+
+
+AttentionInterface.register(NAME, _attention)
+
+
+@contextmanager
+def attending(configs: Sequence[Any]) -> Iterator[None]:
+    """Let the layers that read these configurations attend by :class:`TreePass`; put back what they said before."""
+    before = [config._attn_implementation for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation = NAME
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation = name
