@@ -33,6 +33,7 @@ void bind_select_spatten(py::module_& m);
 void bind_select_gate(py::module_& m);
 
 void bind_tree(py::module_& m);
+void bind_tree_attention(py::module_& m);
 void bind_tree_merge(py::module_& m);
 void bind_tree_rows(py::module_& m);
 

@@ -145,6 +145,13 @@ CASES = {
         "lses": floats(2, 1, 2, 3),
         "grad_lse": floats(1, 2, 3),
     },
+    "tree_attention": {
+        "q": floats(1, 4, 2, 2),
+        "k_cache": floats(1, 2, 3, 2),
+        "v_cache": floats(1, 2, 3, 2),
+        "lengths": np.array([1]),
+        "tree": tree.TokenTree([-1, 0]),
+    },
     "row_stats": {"logits": floats(1, 3), "ids": INDEX},
     "row_stats_backward": {"logits": floats(1, 3), "lse": floats(1), "level": floats(1), "slope": floats(1)},
     "sort_by_label": {"labels": INDEX, "K": 3},

@@ -40,6 +40,7 @@ from tokernel.ops._select_local_value import local_value_attention
 from tokernel.ops._select_points import farthest_points
 from tokernel.ops._select_power import power_iterate
 from tokernel.ops._select_topk import topk, topk_mask, topp_mask
+from tokernel.ops._tree_attention import tree_attention
 from tokernel.ops._tree_merge import merge_attention
 from tokernel.ops._tree_rows import row_stats
 
@@ -103,5 +104,6 @@ __all__ = [
     "topk_gate",
     "topk_mask",
     "topp_mask",
+    "tree_attention",
     "update",
 ]

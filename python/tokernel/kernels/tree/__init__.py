@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Family tree: trees of draft tokens, and what speculative decoding does with rows of logits."""
 
+from tokernel.kernels.tree._attention import tree_attention
 from tokernel.kernels.tree._merge import merge_attention, merge_attention_backward
 from tokernel.kernels.tree._rows import RowStats, row_stats, row_stats_backward
 from tokernel.kernels.tree._token_tree import TokenTree
@@ -12,4 +13,5 @@ __all__ = [
     "merge_attention_backward",
     "row_stats",
     "row_stats_backward",
+    "tree_attention",
 ]
