@@ -8,6 +8,7 @@ void bind_tree(py::module_& m) {
   bind_tree_attention(m);
   bind_tree_merge(m);
   bind_tree_rows(m);
+  bind_tree_verify(m);
 }
 
 }  // namespace tk::bind

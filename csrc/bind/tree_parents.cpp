@@ -29,9 +29,11 @@ Tensor tree_parents(Call& call, py::handle object, const char* shape) {
   for (int64_t i = 0; i < trees * nodes; ++i) {
     const char* rule = broken_parent_rule(parents.as<int64_t>() + i / nodes * nodes, i % nodes);
     if (!rule) continue;
-    const std::string tree = parents.ndim == 2 ? " of tree " + std::to_string(i / nodes) : "";
-    call.fail_value("parents", rule,
-                    std::to_string(parents.as<int64_t>()[i]) + " for node " + std::to_string(i % nodes) + tree);
+    std::string got = std::to_string(parents.as<int64_t>()[i]);  // GCC 12 warns of a sum of strings
+    got += " for node ";
+    got += std::to_string(i % nodes);
+    if (parents.ndim == 2) got += " of tree ", got += std::to_string(i / nodes);
+    call.fail_value("parents", rule, got);
   }
   return parents;
 }

@@ -20,7 +20,7 @@ from tokernel.kernels.attention import (
     Window,
 )
 from tokernel.kernels.cluster import KMeans
-from tokernel.kernels.tree import RowStats
+from tokernel.kernels.tree import RowStats, TokenTree, Verified
 from tokernel.ops._attention import attention
 from tokernel.ops._attention_distill import attention_map_ce
 from tokernel.ops._attention_map import attention_column_sums, attention_rows
@@ -43,6 +43,7 @@ from tokernel.ops._select_topk import topk, topk_mask, topp_mask
 from tokernel.ops._tree_attention import tree_attention
 from tokernel.ops._tree_merge import merge_attention
 from tokernel.ops._tree_rows import row_stats
+from tokernel.ops._tree_verify import verify_greedy
 
 __all__ = [
     "BlockMap",
@@ -58,7 +59,9 @@ __all__ = [
     "Regions",
     "RowStats",
     "Segments",
+    "TokenTree",
     "Tree",
+    "Verified",
     "accumulate_head_scores",
     "accumulate_importance",
     "assign",
@@ -106,4 +109,5 @@ __all__ = [
     "topp_mask",
     "tree_attention",
     "update",
+    "verify_greedy",
 ]

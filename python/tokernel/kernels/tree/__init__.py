@@ -5,13 +5,16 @@ from tokernel.kernels.tree._attention import tree_attention
 from tokernel.kernels.tree._merge import merge_attention, merge_attention_backward
 from tokernel.kernels.tree._rows import RowStats, row_stats, row_stats_backward
 from tokernel.kernels.tree._token_tree import TokenTree
+from tokernel.kernels.tree._verify import Verified, verify_greedy
 
 __all__ = [
     "RowStats",
     "TokenTree",
+    "Verified",
     "merge_attention",
     "merge_attention_backward",
     "row_stats",
     "row_stats_backward",
     "tree_attention",
+    "verify_greedy",
 ]
