@@ -32,3 +32,6 @@ def test_the_snippets_run(capsys: pytest.CaptureFixture[str]):
         exec(compile(snippet, "README.md", "exec"), names)
     printed = capsys.readouterr().out
     assert "tensor([14])" in printed
+    assert "(2, 18)" in printed
+    assert "16 8 12.0" in printed
+    assert "4 [13, 13, 13, 13]" in printed

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
-from del_cases import KINDS, LAYERS, VOCAB, plain, prompt, tiny, torch
+from del_cases import KINDS, LAYERS, plain, prompt, tiny, torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,7 +85,7 @@ def test_depths_never_grow_and_layers_are_nested(data):
     assert np.all((k >= k_min) & (k <= k_max))
     sets = [set(active_layers(int(depth), layers, warmup)) for depth in k]
     assert all(len(found) == depth for found, depth in zip(sets, k, strict=True))
-    assert all(later <= earlier for earlier, later in zip(sets, sets[1:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(sets))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -203,7 +204,9 @@ def test_fine_tuning_with_the_schedule_keeps_what_skipping_alone_loses():
         return skip_forward_train(model, x, schedule)
 
     model = tiny(vocab=8, branch=1.0)
-    model.apply(lambda m: torch.nn.init.normal_(m.weight, 0, 0.02) if hasattr(m, "weight") and m.weight.dim() > 1 else m)
+    model.apply(
+        lambda m: torch.nn.init.normal_(m.weight, 0, 0.02) if hasattr(m, "weight") and m.weight.dim() > 1 else m
+    )
     language.train(model, dense, 200)
     tuned = copy.deepcopy(model)
     language.train(model, dense, 120)
@@ -386,4 +389,3 @@ def test_bad_arguments():
     run.step(ids[:, 0])
     with pytest.raises(ValueError, match=r"cache: rows expected at most 8; got 9"):
         run.step(ids[:, 0])
-    assert VOCAB == model.config.vocab_size

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which layer DEL drafts with, and how far: running acceptance statistics of every layer, and what follows from them."""
+"""Which layer DEL drafts with, and how far: running acceptance statistics of every layer, and what they imply."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,8 +38,8 @@ def accept_chain(draft: Sequence[int], target: Sequence[int]) -> int:
 class DELController:
     """Chooses the exit layer and the draft length of every round from how often each layer agreed with the last one.
 
-    Of every eligible layer l it keeps c[l], how many of its shadow tokens (the tokens it would have drafted) matched the
-    last layer's and how many did not, and f[l], the sums of their confidence; both forget by omega a round. From
+    Of every eligible layer l it keeps c[l], how many of its shadow tokens (what it would have drafted) matched the last
+    layer's and how many did not, and f[l], the sums of their confidence; both forget by omega a round. From
     alpha = c[l, 0] / (c[l, 0] + c[l, 1]) follow the expected tokens of a round, G[l, g] = 1 + alpha G[l, g - 1] with
     G[l, 0] = 1, and the tokens per layer run, G[l, g] / (L + g (l + 1)), whose maximum is the next choice.
 
@@ -78,7 +79,7 @@ class DELController:
         omega: float = 0.95,
     ) -> None:
         layers = list(range(num_layers - 1)) if eligible is None else [int(layer) for layer in eligible]
-        ascending = all(a < b for a, b in zip(layers, layers[1:], strict=False))
+        ascending = all(a < b for a, b in itertools.pairwise(layers))
         if not layers or not ascending or layers[0] < 0 or layers[-1] > num_layers - 2:
             wanted = f"ascending layers of 0..{num_layers - 2}, at least one"
             raise ValueError(f"DELController: eligible expected {wanted}; got {layers}")
@@ -158,19 +159,20 @@ class DELController:
         for g in range(1, self.gamma_max):
             tokens[:, g] = 1 + alpha * tokens[:, g - 1]
         layers = np.array(self.eligible)[:, None] + 1
-        rate = tokens / (self.num_layers + np.arange(self.gamma_max) * layers)
+        rate: NDArray[np.float64] = tokens / (self.num_layers + np.arange(self.gamma_max) * layers)
         rate[np.isnan(rate)] = -np.inf
         rate[:, : self.gamma_min] = -np.inf
         return rate
 
     def select(self) -> tuple[int, int]:
         """Choose the exit layer and the draft length of the next round; the shallowest, then shortest, among equals."""
-        row, self.gamma = (int(i) for i in np.unravel_index(np.argmax(self.tpl()), (len(self.eligible), self.gamma_max)))
+        row, self.gamma = divmod(int(self.tpl().argmax()), self.gamma_max)
         self.exit_layer = self.eligible[row] + 1
         return self.exit_layer, self.gamma
 
     def _forget(self, sums: Floats) -> Floats:
-        return np.float32(self.omega) * sums
+        left: Floats = np.float32(self.omega) * sums
+        return left
 
     def _row(self, op: str, exit_layer: int) -> int:
         if exit_layer - 1 not in self.eligible:

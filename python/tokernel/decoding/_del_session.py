@@ -75,7 +75,13 @@ class DelRow:
     """One sequence: its cache, the statistics of its layers, and what its rounds did."""
 
     def __init__(
-        self, stack: LayerStack, prompt: Tensor, sampling: Sampling, room: int, controller: DELController, limits: Limits
+        self,
+        stack: LayerStack,
+        prompt: Tensor,
+        sampling: Sampling,
+        room: int,
+        controller: DELController,
+        limits: Limits,
     ) -> None:
         self.stack = stack
         self.pending = prompt

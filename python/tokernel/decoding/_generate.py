@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tokernel.decoding._session import Method, Sampling, find_method
 
-__all__ = ["Generated", "generate"]
+__all__ = ["Generated", "generate", "stops_of"]
 
 Stream = Callable[[int, list[int]], None]
 
@@ -65,12 +65,14 @@ def generate(
 ) -> Generated:
     """Continue prompts with a causal language model of transformers, by any method of :func:`method_names`.
 
-    Every method emits what the model alone would: at temperature 0 token by token what greedy decoding gives, as far as
-    the model's logits are the same in a pass over one token and over several (that is, but for exact ties, in float32
-    on one machine); at other temperatures, where the method allows them, tokens of the model's distribution.
+    Every method but ``skipdecode`` emits what the model alone would: at temperature 0 token by token what greedy
+    decoding gives, as far as the model's logits are the same in a pass over one token and over several (that is, but
+    for exact ties, in float32 on one machine); at other temperatures, where the method allows them, tokens of the
+    model's distribution.
 
     Args:
-        model: Llama, Qwen2, Qwen3 or GPT-2 shaped; in evaluation mode; left as it is.
+        model: Llama, Qwen2, Qwen3 or GPT-2 shaped (for ``del_exit`` and ``skipdecode`` also OPT); in evaluation mode;
+            left as it is.
         input_ids: (B, P) int64 or int32.
         method: a name, or a method with settings, e.g. ``TokenRecycling(template="tiny")``.
         max_new_tokens: exactly as many, unless a stop token comes first.
@@ -100,7 +102,7 @@ def generate(
     chosen = find_method(method)
     prompts = _prompts(model, input_ids, attention_mask)
     room = _room(model, prompts, max_new_tokens)
-    stops = _stops(model, stop_tokens)
+    stops = stops_of(model, stop_tokens)
     texts: list[list[int]] = [[] for _ in prompts]
     emitted: list[list[int]] = []
     if prompts and room:
@@ -198,7 +200,8 @@ def _room(model: Any, prompts: list[Tensor], max_new_tokens: int) -> int:
     return room
 
 
-def _stops(model: Any, stop_tokens: int | Iterable[int] | None) -> frozenset[int]:
+def stops_of(model: Any, stop_tokens: int | Iterable[int] | None = None) -> frozenset[int]:
+    """The tokens that end a text: those given, or the model's own."""
     if stop_tokens is None:
         generation = getattr(model, "generation_config", None)
         stop_tokens = getattr(generation, "eos_token_id", None)

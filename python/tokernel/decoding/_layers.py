@@ -62,7 +62,7 @@ class LayerRows:
 
 @dataclass(frozen=True)
 class Place:
-    """Where some columns stand: position ids (B, T), rotary angles, and the mask that hides later columns and padding."""
+    """Where some columns stand: position ids (B, T), rotary angles, the mask that hides later columns and padding."""
 
     positions: Tensor
     rotary: tuple[Tensor, Tensor] | None
@@ -141,7 +141,7 @@ class LayerStack:
         return found
 
     def _mask(self, h: Tensor, past: int, valid: Tensor | None) -> Tensor | None:
-        batch, count = h.shape[:2]
+        count = h.shape[1]
         padded = valid is not None and not bool(valid.all())
         if not padded and (count == 1 or (past == 0 and self.implementation == "sdpa")):
             return None
@@ -162,8 +162,8 @@ def layer_stack(op: str, model: Any, training: bool = False) -> LayerStack:
 
     Raises:
         TypeError: not a causal language model of one of these kinds.
-        ValueError: training mode, unless it is for training; sliding windows, cross-attention, rotary angles that depend
-            on the length so far, or an attention other than eager and sdpa.
+        ValueError: training mode, unless it is for training; sliding windows, cross-attention, rotary angles that
+            depend on the length so far, or an attention other than eager and sdpa.
     """
     config: Any = getattr(model, "config", None)
     kind = getattr(config, "model_type", None)
@@ -181,8 +181,9 @@ def layer_stack(op: str, model: Any, training: bool = False) -> LayerStack:
     scaling = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if scaling in ("dynamic", "longrope"):
         raise ValueError(f"{op}: model expected rotary angles free of the length so far; got {scaling!r} scaling")
-    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
-        raise ValueError(f"{op}: model expected full attention in every layer; got {sorted(set(config.layer_types))}")
+    kinds = sorted(set(getattr(config, "layer_types", None) or ["full_attention"]))
+    if kinds != ["full_attention"]:
+        raise ValueError(f"{op}: model expected full attention in every layer; got {kinds}")
     if config._attn_implementation not in ("eager", "sdpa"):
         wanted = "attention eager or sdpa (model.set_attn_implementation)"
         raise ValueError(f"{op}: model expected {wanted}; got {config._attn_implementation}")

@@ -3,4 +3,35 @@
 
 from tokernel.papers import Paper
 
-PAPERS: tuple[Paper, ...] = ()
+PAPERS: tuple[Paper, ...] = (
+    Paper(
+        slug="del_exit",
+        title="DEL: Context-Aware Dynamic Exit Layer for Efficient Self-Speculative Decoding",
+        arxiv="2504.05598",
+        venue="COLM 2025",
+        module="tokernel.decoding.del_exit",
+        official_repo="hoenza/DEL",
+        licence="none stated (built on facebookresearch/LayerSkip, CC-BY-NC-4.0)",
+        verified_against="repo",
+        status="complete",
+        notes="The controller reproduces the official code's statistics and choices. An exit layer is looked up in the "
+        "list of eligible ones, where that code adds the first of them, and no draft is longer than what is still "
+        "wanted. With a temperature, that statistics compare the most likely tokens over the columns that stand is our "
+        "reconstruction. No published speed-up is claimed: those are of LayerSkip checkpoints.",
+    ),
+    Paper(
+        slug="skipdecode",
+        title="SkipDecode: Autoregressive Skip Decoding with Batching and Caching for Efficient LLM Inference",
+        arxiv="2307.02628",
+        venue="arXiv",
+        module="tokernel.decoding.skipdecode",
+        official_repo=None,
+        licence="no code released",
+        verified_against="reconstruction",
+        status="complete",
+        notes="One depth per column, layers that only ever leave, warm-up and top layers are the paper's, by its "
+        "abstract and reviews; the line of depths and its rounding, one warm-up layer, the prompt at k_max and the "
+        "choice of a plan are our reconstruction. It changes the output: its claims hold only for models fine-tuned "
+        "with the schedule. No number is claimed.",
+    ),
+)

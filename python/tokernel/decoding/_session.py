@@ -16,7 +16,9 @@ __all__ = ["Method", "Sampling", "Session", "find_method", "greedy_only", "metho
 
 # Name -> module and class, whose constructor takes no argument.
 _METHODS = {
+    "del_exit": ("tokernel.decoding.del_exit", "DelExit"),
     "greedy": ("tokernel.decoding._plain", "Plain"),
+    "skipdecode": ("tokernel.decoding.skipdecode", "SkipDecode"),
 }
 
 

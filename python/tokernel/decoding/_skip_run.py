@@ -21,8 +21,8 @@ __all__ = ["SkipDecodeModel", "skip_forward_train"]
 class SkipDecodeModel:
     """A causal language model whose later tokens run fewer layers; every row of the batch the same ones.
 
-    The claims of the paper are for models fine-tuned with the schedule (:func:`skip_forward_train`): skipping the middle
-    of any other model harms it.
+    The claims of the paper are for models fine-tuned with the schedule (:func:`skip_forward_train`): skipping the
+    middle of any other model harms it.
 
     Args:
         model: a Llama, Qwen2, Qwen3, GPT-2 or OPT of transformers; left as it is.
@@ -52,6 +52,7 @@ class SkipDecodeModel:
         self.stack = layer_stack("skipdecode", model)
         self.schedule = schedule
         schedule.depths(len(self.stack.layers), 0)
+        self.depths: list[int] = []
         self._forget(0)
 
     @property
@@ -103,7 +104,7 @@ class SkipDecodeModel:
 
     def _forget(self, capacity: int) -> None:
         self.cache = LayerRows(len(self.stack.layers), capacity)
-        self.depths: list[int] = []
+        self.depths = []
 
 
 def skip_forward_train(

@@ -54,7 +54,9 @@ class SkipSchedule:
     def depths(self, layers: int, n: int, prompt: int = 0) -> NDArray[np.int64]:
         """(n) int64: how many layers of a model of ``layers`` each position runs, the first ``prompt`` the prompt's."""
         if self.k_max > layers:
-            raise ValueError(f"SkipSchedule: k_max expected at most {layers}, the layers of the model; got {self.k_max}")
+            raise ValueError(
+                f"SkipSchedule: k_max expected at most {layers}, the layers of the model; got {self.k_max}"
+            )
         if n < 0 or prompt < 0:
             raise ValueError(f"SkipSchedule: n and prompt expected at least 0; got {n} and {prompt}")
         first = prompt if self.mode == "generated" else 0
@@ -149,5 +151,7 @@ def plan_for_speedup(
         if rank < miss:
             best, miss = plan, rank
     if best is None or miss[0] > 0.5:
-        raise ValueError(f"plan_for_speedup: s expected reachable with {L} layers, k_max {k_max}, k_min {k_min}; got {s}")
+        raise ValueError(
+            f"plan_for_speedup: s expected reachable with {L} layers, k_max {k_max}, k_min {k_min}; got {s}"
+        )
     return best

@@ -21,7 +21,7 @@ from torch import Tensor
 from tokernel.decoding._del_controller import DELController, accept_chain
 from tokernel.decoding._del_session import DelRow, DelSession, Limits, Round, accept_sampled
 from tokernel.decoding._del_shadow import shadow_tokens
-from tokernel.decoding._generate import Generated, generate
+from tokernel.decoding._generate import Generated, generate, stops_of
 from tokernel.decoding._layers import layer_stack
 from tokernel.decoding._session import Sampling
 from tokernel.papers import paper
@@ -44,9 +44,9 @@ PAPER = paper("del_exit")
 class DelExit:
     """DEL as a method of :func:`tokernel.decoding.generate`.
 
-    Rows of a batch run one after another, each with its own statistics: the paper's choice of a layer is one sequence's.
-    With a temperature, drafts are drawn and accepted so that the output has the model's distribution; the statistics
-    still compare the most likely tokens, over the columns that stand (our reconstruction).
+    Rows of a batch run one after another, each with its own statistics: the paper chooses a layer for one sequence.
+    With a temperature, drafts are drawn and accepted so that the output has the model's distribution; statistics still
+    compare the most likely tokens, over the columns that stand (our reconstruction).
 
     Args:
         dynamic: end a draft at low confidence (the paper's DDE); False drafts exactly as many tokens as the controller
@@ -80,7 +80,7 @@ class DelExit:
     def start(self, model: Any, prompts: list[Tensor], sampling: Sampling, room: int) -> DelSession:
         """See :class:`tokernel.decoding.Method`."""
         stack = layer_stack("del_exit", model)
-        limits = Limits(self.dynamic, self.longest, self.window, _ends(model))
+        limits = Limits(self.dynamic, self.longest, self.window, stops_of(model))
         controllers = [self.controller(len(stack.layers)) for _ in prompts]
         for controller in controllers:
             if controller.num_layers != len(stack.layers):
@@ -88,12 +88,6 @@ class DelExit:
                 raise ValueError(f"del_exit: controller expected of {len(stack.layers)} layers; got of {got}")
         rows = zip(prompts, controllers, strict=True)
         return DelSession([DelRow(stack, prompt, sampling, room, chosen, limits) for prompt, chosen in rows])
-
-
-def _ends(model: Any) -> frozenset[int]:
-    """The model's own end tokens: behind one a draft is wasted."""
-    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    return frozenset() if ends is None else frozenset([ends] if isinstance(ends, int) else ends)
 
 
 def self_speculative_generate(

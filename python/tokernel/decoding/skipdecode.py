@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SkipDecode: Autoregressive Skip Decoding with Batching and Caching for Efficient LLM Inference (Del Corro et al., 2023).
+"""SkipDecode: Autoregressive Skip Decoding with Batching and Caching for Efficient LLM Inference (Del Corro et al.).
 
-arXiv 2307.02628. All sequences of a batch run the same number of layers at a position, and fewer the further the text
-goes: some at the bottom, the others at the top, the middle skipped. Layers in use only ever leave, so that every key and
-value that a later token needs is there, and no row waits for another.
+arXiv 2307.02628, 2023. All sequences of a batch run the same number of layers at a position, and fewer the further the
+text goes: some at the bottom, the others at the top, the middle skipped. Layers in use only ever leave, so that every
+key and value that a later token needs is there, and no row waits for another.
 
 No code was released. The line that depths follow, its rounding, the one warm-up layer, that a prompt runs k_max, and
 what a plan chooses among equals are our reconstruction. The claims (2x to 5x fewer layers at little loss) hold only
