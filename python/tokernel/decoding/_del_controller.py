@@ -64,10 +64,10 @@ class DELController:
     >>> controller = DELController(num_layers=4, gamma_max=6)
     >>> shadow = [[3, 1, 4], [3, 5, 9], [3, 5, 4], [3, 5, 4]]  # layers 0, 1, 2, and the model itself
     >>> controller.update(shadow, [[0.5, 0.1, 0.2], [0.6, 0.7, 0.1], [0.9, 0.9, 0.9]], exit_layer=1, context_len=0)
-    >>> controller.counts.tolist()
-    [[2.0, 1.0], [2.0, 1.0], [3.0, 0.0]]
+    >>> controller.counts.tolist()  # layer 0 drafted, and was wrong in the second column: the third does not count
+    [[1.0, 1.0], [2.0, 0.0], [2.0, 0.0]]
     >>> controller.select()
-    (3, 5)
+    (2, 5)
     """
 
     def __init__(
