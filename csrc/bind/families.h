@@ -37,5 +37,6 @@ void bind_tree_attention(py::module_& m);
 void bind_tree_merge(py::module_& m);
 void bind_tree_rows(py::module_& m);
 void bind_tree_verify(py::module_& m);
+void bind_tree_draft(py::module_& m);
 
 }  // namespace tk::bind

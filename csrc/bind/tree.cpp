@@ -9,6 +9,7 @@ void bind_tree(py::module_& m) {
   bind_tree_merge(m);
   bind_tree_rows(m);
   bind_tree_verify(m);
+  bind_tree_draft(m);
 }
 
 }  // namespace tk::bind

@@ -48,8 +48,8 @@ __device__ __forceinline__ void find_bin(const unsigned* count, int64_t left, un
 }
 
 // 1 <= k <= n; every thread gets the cut.
-template <class T>
-__device__ __forceinline__ KeyCut find_key_cut(const RowKeys<T>& keys, int64_t k) {
+template <class Keys>
+__device__ __forceinline__ KeyCut find_key_cut(const Keys& keys, int64_t k) {
   TK_SHARED(count, unsigned[kBins]);
   TK_SHARED(bin, unsigned);
   TK_SHARED(left, int64_t);
@@ -106,9 +106,9 @@ __device__ __forceinline__ void walk_items(const Keys& keys, KeyCut cut, const P
 }
 
 // Pairs that sort as the items do: the best key first, of equals the lowest index.
-template <class T>
+template <class Keys>
 struct PairChosen {
-  const RowKeys<T>& keys;
+  const Keys& keys;
   uint64_t* pairs;
   TK_HOST_DEVICE void operator()(int64_t j, bool chosen, int64_t position) const {
     if (chosen) pairs[position] = uint64_t{~keys(j)} << 32 | static_cast<uint64_t>(j);

@@ -129,17 +129,22 @@ inline KeyCut find_by_counting(const uint32_t* keys, int64_t n, int64_t k, uint3
   return narrow_cut(few, count, cut.left);
 }
 
-// `keys` (n) are filled, `few` (n) is room for the search. 1 <= k <= n.
+// Of keys that are there; `few` (n) is room for the search. 1 <= k <= n.
+inline KeyCut find_cut_of_keys(const uint32_t* keys, int64_t n, int64_t k, uint32_t* few) {
+  KeyCut cut{0, kAllTies};
+  if (k == n) return cut;
+  if (n >= kSampledFrom && n <= kPart && find_near_sample(keys, n, k, few, cut)) return cut;
+  return find_by_counting(keys, n, k, few);
+}
+
+// Of scores, whose keys fill `keys` (n).
 template <class T>
 inline KeyCut find_key_cut(const T* score, const uint8_t* mask, int64_t n, int64_t k, uint32_t* keys, uint32_t* few) {
   parallel_for(parts_of(n), [&](int64_t p) {
     const int64_t first = p * kPart;
     make_keys(score + first, mask ? mask + first : nullptr, part_size(n, p), keys + first);
   });
-  KeyCut cut{0, kAllTies};
-  if (k == n) return cut;
-  if (n >= kSampledFrom && n <= kPart && find_near_sample(keys, n, k, few, cut)) return cut;
-  return find_by_counting(keys, n, k, few);
+  return find_cut_of_keys(keys, n, k, few);
 }
 
 // Calls body(part, cut with the ties that are left for the part, chosen items before the part, chosen ones in it).
@@ -165,9 +170,13 @@ inline void for_parts(const uint32_t* keys, int64_t n, int64_t k, KeyCut cut, Bo
 // Calls body(begin, end) for ranges of rows: side by side where rows are many or short, else all of them at once, each
 // row by all threads. Scratch of long rows is worth taking once a range: it is new memory, page by page.
 template <class Body>
+inline void for_rows(int64_t rows, int64_t width, Body&& body) {
+  if (width > kPart && rows < kManyRows) return body(int64_t{0}, rows);
+  parallel_ranges(rows, width * 8, body);
+}
+template <class Body>
 inline void for_rows(const ScoreRows& s, Body&& body) {
-  if (s.width > kPart && s.rows < kManyRows) return body(int64_t{0}, s.rows);
-  parallel_ranges(s.rows, s.width * 8, body);
+  for_rows(s.rows, s.width, body);
 }
 
 }  // namespace

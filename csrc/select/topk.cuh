@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads) topk_kernel(TopkArgs a, uint64_t* sp
   if (!a.sorted) return walk_items(keys, cut, WriteChosen<T>{answer});
   uint64_t* pairs = spill ? spill + row * size : shared_pairs;
   for (int64_t i = a.k + threadIdx.x; i < size; i += blockDim.x) pairs[i] = ~uint64_t{0};
-  walk_items(keys, cut, PairChosen<T>{keys, pairs});
+  walk_items(keys, cut, PairChosen<RowKeys<T>>{keys, pairs});
   __syncthreads();
   sort_pairs(pairs, size);
   for (int64_t i = threadIdx.x; i < a.k; i += blockDim.x) {

@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kThreads) gate_block_kernel(TopkGateArgs a, in
   const RowKeys<T> keys = row_keys<T>(a.logits, row);
   const KeyCut cut = find_key_cut(keys, a.k);
   for (int64_t i = a.k + threadIdx.x; i < size; i += blockDim.x) pairs[i] = ~uint64_t{0};
-  walk_items(keys, cut, PairChosen<T>{keys, pairs});
+  walk_items(keys, cut, PairChosen<RowKeys<T>>{keys, pairs});
   __syncthreads();
   sort_pairs(pairs, size);
   const RowSoftmax softmax = block_softmax(keys.score, n);

@@ -153,6 +153,8 @@ CASES = {
         "tree": tree.TokenTree([-1, 0]),
     },
     "row_stats": {"logits": floats(1, 3), "ids": INDEX},
+    "expand_greedy": {"draw_p": floats(1, 3, 2) / 8, "known": np.ones((1, 3), bool), "budget": 2},
+    "sample_without_replacement": {"q": floats(1, 3), "k": 2, "u": floats(1, 3) / 4},
     "row_stats_backward": {"logits": floats(1, 3), "lse": floats(1), "level": floats(1), "slope": floats(1)},
     "sort_by_label": {"labels": INDEX, "K": 3},
     "verify_greedy": {"tokens": INDEX, "target": INDEX, "tree": np.array([[-1, 0]])},

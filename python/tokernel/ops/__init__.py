@@ -20,7 +20,7 @@ from tokernel.kernels.attention import (
     Window,
 )
 from tokernel.kernels.cluster import KMeans
-from tokernel.kernels.tree import RowStats, TokenTree, Verified
+from tokernel.kernels.tree import Expanded, RowStats, TokenTree, Verified
 from tokernel.ops._attention import attention
 from tokernel.ops._attention_distill import attention_map_ce
 from tokernel.ops._attention_map import attention_column_sums, attention_rows
@@ -41,6 +41,7 @@ from tokernel.ops._select_points import farthest_points
 from tokernel.ops._select_power import power_iterate
 from tokernel.ops._select_topk import topk, topk_mask, topp_mask
 from tokernel.ops._tree_attention import tree_attention
+from tokernel.ops._tree_draft import expand_greedy, sample_without_replacement
 from tokernel.ops._tree_merge import merge_attention
 from tokernel.ops._tree_rows import row_stats
 from tokernel.ops._tree_verify import verify_greedy
@@ -50,6 +51,7 @@ __all__ = [
     "Causal",
     "Dense",
     "Disc",
+    "Expanded",
     "KMeans",
     "Extras",
     "ExtrasResult",
@@ -74,6 +76,7 @@ __all__ = [
     "centroid_topp_map",
     "compact_rows",
     "cosine_match",
+    "expand_greedy",
     "farthest_points",
     "gather_rows",
     "inverse_permute_rows",
@@ -92,6 +95,7 @@ __all__ = [
     "rope_gather",
     "rope_scatter",
     "row_stats",
+    "sample_without_replacement",
     "scatter_add_rows",
     "scatter_rows",
     "segment_broadcast",

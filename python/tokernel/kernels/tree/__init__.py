@@ -2,19 +2,23 @@
 """Family tree: trees of draft tokens, and what speculative decoding does with rows of logits."""
 
 from tokernel.kernels.tree._attention import tree_attention
+from tokernel.kernels.tree._draft import Expanded, expand_greedy, sample_without_replacement
 from tokernel.kernels.tree._merge import merge_attention, merge_attention_backward
 from tokernel.kernels.tree._rows import RowStats, row_stats, row_stats_backward
 from tokernel.kernels.tree._token_tree import TokenTree
 from tokernel.kernels.tree._verify import Verified, verify_greedy
 
 __all__ = [
+    "Expanded",
     "RowStats",
     "TokenTree",
     "Verified",
+    "expand_greedy",
     "merge_attention",
     "merge_attention_backward",
     "row_stats",
     "row_stats_backward",
+    "sample_without_replacement",
     "tree_attention",
     "verify_greedy",
 ]
