@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = pytest.importorskip("torch", reason="torch is an extra")
+transformers = pytest.importorskip("transformers", minversion="5", reason="transformers is an extra")
 
 VOCAB = 40
 LAYERS = 6
 KINDS = ("llama", "qwen2", "qwen3", "gpt2", "opt")
 
 
-def tiny(kind: str = "llama", layers: int = LAYERS, vocab: int = VOCAB, branch: float = 0.01, seed: int = 0) -> Any:
+def tiny(
+    kind: str = "llama", layers: int = LAYERS, vocab: int = VOCAB, branch: float = 0.01, seed: int = 0, **changes: Any
+) -> Any:
     """A random model; ``branch`` scales down what every layer adds, so that early layers often agree with the last."""
     torch.manual_seed(seed)
     common = {"vocab_size": vocab, "eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
@@ -29,7 +31,7 @@ def tiny(kind: str = "llama", layers: int = LAYERS, vocab: int = VOCAB, branch: 
         sizes = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4}
         sizes["max_position_embeddings"] = 256
         if kind == "opt":
-            sizes |= {"ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.5}
+            sizes |= {"ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.5, **changes}
             name, out = "OPT", ("out_proj.weight", "fc2.weight")
         else:
             sizes |= {"intermediate_size": 64, "num_key_value_heads": 2, "initializer_range": 0.5}

@@ -402,6 +402,12 @@ def test_eager_attention_and_half_precision():
     assert row.controller.counts.sum() > 0
 
 
+def test_a_model_of_nan_is_followed_as_any_other():
+    model, ids = tiny(), prompt()
+    torch.nn.init.constant_(model.lm_head.weight, float("nan"))
+    assert run(model, ids, count=10)[0] == plain(model, ids, 10)[0]
+
+
 def test_a_head_that_is_no_plain_linear_layer():
     model, ids = tiny(), prompt()
     model.lm_head.bias = torch.nn.Parameter(torch.linspace(-1, 1, VOCAB))

@@ -88,6 +88,16 @@ def test_depths_never_grow_and_layers_are_nested(data):
     assert all(later <= earlier for earlier, later in itertools.pairwise(sets))
 
 
+def test_an_opt_with_projections_and_late_norms():
+    model = tiny("opt", branch=0.1, word_embed_proj_dim=16, do_layer_norm_before=False)
+    ids = prompt(rows=2)
+    tokens, logits, _ = decode(model, DENSE, ids, 8)
+    assert tokens.tolist() == plain(model, ids, 8)
+    with torch.no_grad():
+        whole = skip_forward_train(model, torch.cat([ids, tokens[:, :-1]], 1), DENSE, prompt=7)
+    torch.testing.assert_close(logits, whole[:, 6:], rtol=1e-5, atol=1e-5 * float(whole.abs().max()))
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_decoding_with_caches_is_the_forward_pass_of_training(kind, mode):
@@ -387,5 +397,13 @@ def test_bad_arguments():
     run = SkipDecodeModel(model, SHORT)
     run.prefill(ids, room=1)
     run.step(ids[:, 0])
-    with pytest.raises(ValueError, match=r"cache: rows expected at most 8; got 9"):
+    with pytest.raises(ValueError, match=r"step expected within 8 columns; got one more"):
         run.step(ids[:, 0])
+    assert (run.cache.lengths[0], len(run.depths), run.valid.shape) == (8, 8, (1, 8))
+    with pytest.raises(ValueError, match=r"tokens expected \(1,\); got \(1, 7\)"):
+        run.step(ids)
+    with pytest.raises(ValueError, match=r"step expected behind a prefill"):
+        SkipDecodeModel(model, SHORT).step(ids[:, 0])
+    for mask in ([1, 1, 1, 1, 1, 1, 0], [0, 1, 0, 1, 1, 1, 1], [0] * 7):
+        with pytest.raises(ValueError, match=r"attention_mask expected padding on the left"):
+            run.prefill(ids, torch.tensor([mask]))

@@ -142,7 +142,8 @@ class DelRow:
         logits = self.stack.logits(h)
         if self.greedy:
             stats = ops.row_stats(logits)
-            return int(stats.argmax), float(stats.p_argmax)
+            # Rows of NaN have no best item: any token will do, the model decides.
+            return max(int(stats.argmax), 0), float(stats.p_argmax)
         q = torch.softmax(logits.float() / self.sampling.temperature, -1)
         token = int(torch.multinomial(q, 1, generator=self.sampling.generator))
         draft.probs.append(q)

@@ -163,7 +163,7 @@ def layer_stack(op: str, model: Any, training: bool = False) -> LayerStack:
     Raises:
         TypeError: not a causal language model of one of these kinds.
         ValueError: training mode, unless it is for training; sliding windows, cross-attention, rotary angles that
-            depend on the length so far, or an attention other than eager and sdpa.
+            depend on the length so far, several devices, or an attention other than eager and sdpa.
     """
     config: Any = getattr(model, "config", None)
     kind = getattr(config, "model_type", None)
@@ -184,6 +184,9 @@ def layer_stack(op: str, model: Any, training: bool = False) -> LayerStack:
     kinds = sorted(set(getattr(config, "layer_types", None) or ["full_attention"]))
     if kinds != ["full_attention"]:
         raise ValueError(f"{op}: model expected full attention in every layer; got {kinds}")
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    if len(devices) > 1:
+        raise ValueError(f"{op}: model expected on one device; got {', '.join(devices)}")
     if config._attn_implementation not in ("eager", "sdpa"):
         wanted = "attention eager or sdpa (model.set_attn_implementation)"
         raise ValueError(f"{op}: model expected {wanted}; got {config._attn_implementation}")

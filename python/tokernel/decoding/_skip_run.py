@@ -67,10 +67,16 @@ class SkipDecodeModel:
             input_ids: (B, P) int64.
             attention_mask: (B, P), 0 at padding. The schedule counts columns, positions count tokens.
             room: how many steps may follow.
+
+        Raises:
+            ValueError: shapes, padding that is not on the left, a row without tokens.
         """
+        valid = _valid(input_ids, attention_mask)
+        if not bool(valid[:, -1].all()) or bool((valid[:, :-1] > valid[:, 1:]).any()):
+            raise ValueError("skipdecode: attention_mask expected padding on the left of at least one token; got other")
         self._forget(input_ids.shape[1] + room)
         self.prompt = input_ids.shape[1]
-        self.valid = _valid(input_ids, attention_mask)
+        self.valid = valid
         layers = len(self.stack.layers)
         depths = self.schedule.depths(layers, self.prompt, self.prompt)
         h = _run_prefixes(self.stack, input_ids, depths, self.schedule.warmup, self.valid, self.cache)
@@ -79,8 +85,18 @@ class SkipDecodeModel:
 
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:
-        """One token a row, (B) int64, to the (B, V) logits behind it."""
+        """One token a row, (B) int64, to the (B, V) logits behind it.
+
+        Raises:
+            ValueError: before a prompt, another number of rows, more steps than there is room.
+        """
         column = len(self.depths)
+        if column == 0:
+            raise ValueError("skipdecode: step expected behind a prefill; got none")
+        if tokens.shape != self.valid.shape[:1]:
+            raise ValueError(f"skipdecode: tokens expected {tuple(self.valid.shape[:1])}; got {tuple(tokens.shape)}")
+        if column == self.cache.capacity:
+            raise ValueError(f"skipdecode: step expected within {self.cache.capacity} columns; got one more")
         depth = int(self.schedule.depths(len(self.stack.layers), column + 1, self.prompt)[-1])
         self.valid = torch.cat([self.valid, self.valid.new_ones(len(tokens), 1)], 1)
         positions = self.valid.sum(1, keepdim=True) - 1
