@@ -109,6 +109,19 @@ def test_greedy_output_is_plain_greedy_decoding(kind, dynamic):
     assert any(r.accepted < r.drafted for r in row.rounds)
 
 
+@pytest.mark.parametrize("length", [1, 2, 40])
+def test_greedy_output_is_that_for_prompts_of_any_length(length):
+    model, ids = tiny("gpt2", branch=0.02), prompt(length=length)
+    assert run(model, ids)[0][:40] == plain(model, ids, 40)[0]
+
+
+def test_early_layers_that_agree_save_layers():
+    model = tiny(branch=0.003)
+    text, row = run(model, prompt(), count=60)
+    passes = sum(r.exit_layer * (r.drafted + 1) + LAYERS - r.exit_layer for r in row.rounds)
+    assert passes < 0.5 * LAYERS * len(text)
+
+
 @pytest.mark.parametrize("dynamic", [True, False], ids=["DDE", "DELE"])
 @pytest.mark.parametrize("seed", range(3))
 def test_greedy_output_is_that_for_any_schedule(seed, dynamic):

@@ -32,6 +32,6 @@ PAPERS: tuple[Paper, ...] = (
         notes="One depth per column, layers that only ever leave, warm-up and top layers are the paper's, by its "
         "abstract and reviews; the line of depths and its rounding, one warm-up layer, the prompt at k_max and the "
         "choice of a plan are our reconstruction. It changes the output: its claims hold only for models fine-tuned "
-        "with the schedule. No number is claimed.",
+        "with the schedule. The paper's adaptation of CALM, a baseline, is left out. No number is claimed.",
     ),
 )
