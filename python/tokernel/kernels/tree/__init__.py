@@ -6,19 +6,32 @@ from tokernel.kernels.tree._draft import Expanded, expand_greedy, sample_without
 from tokernel.kernels.tree._merge import merge_attention, merge_attention_backward
 from tokernel.kernels.tree._rows import RowStats, row_stats, row_stats_backward
 from tokernel.kernels.tree._token_tree import TokenTree
-from tokernel.kernels.tree._verify import Verified, verify_greedy
+from tokernel.kernels.tree._verify import (
+    Chain,
+    Rule,
+    Verified,
+    residual_sample,
+    verify_chain,
+    verify_greedy,
+    verify_stochastic,
+)
 
 __all__ = [
+    "Chain",
     "Expanded",
     "RowStats",
+    "Rule",
     "TokenTree",
     "Verified",
     "expand_greedy",
     "merge_attention",
     "merge_attention_backward",
+    "residual_sample",
     "row_stats",
     "row_stats_backward",
     "sample_without_replacement",
     "tree_attention",
+    "verify_chain",
     "verify_greedy",
+    "verify_stochastic",
 ]
