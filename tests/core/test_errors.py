@@ -157,7 +157,19 @@ CASES = {
     "sample_without_replacement": {"q": floats(1, 3), "k": 2, "u": floats(1, 3) / 4},
     "row_stats_backward": {"logits": floats(1, 3), "lse": floats(1), "level": floats(1), "slope": floats(1)},
     "sort_by_label": {"labels": INDEX, "K": 3},
+    "residual_sample": {
+        "p": np.full((2, 4), 0.25, np.float32),
+        "q": np.full((2, 4), 0.25, np.float32),
+        "u": np.zeros(2, np.float32),
+    },
     "verify_greedy": {"tokens": INDEX, "target": INDEX, "tree": np.array([[-1, 0]])},
+    "verify_stochastic": {
+        "tokens": np.array([[0, 2, 3]]),
+        "target_p": np.full((1, 3, 4), 0.25, np.float32),
+        "draft_p": np.full((1, 3, 4), 0.25, np.float32),
+        "uniforms": np.zeros((1, 4), np.float32),
+        "tree": np.array([[-1, 0, 0]]),
+    },
     "update": {"x": floats(1, 3, 2), "labels": np.array([[1, 0, 1]]), "old": floats(1, 2, 2)},
 }
 FAMILIES = (merge, cluster, attention, select, tree)
@@ -168,7 +180,15 @@ OPS = {
     if inspect.isfunction(getattr(family, name))
 }
 # Written in Python over the ops above, which check their arguments.
-COMPOSED = {"bipartite_match", "gathered_rope_attention", "kth_match", "match_2d", "random_match", "threshold_match"}
+COMPOSED = {
+    "bipartite_match",
+    "gathered_rope_attention",
+    "kth_match",
+    "match_2d",
+    "random_match",
+    "threshold_match",
+    "verify_chain",
+}
 
 ARRAYS = [(op, arg) for op, call in CASES.items() for arg, value in call.items() if isinstance(value, np.ndarray)]
 # Alone, an array of any extents is fine.

@@ -20,7 +20,7 @@ from tokernel.kernels.attention import (
     Window,
 )
 from tokernel.kernels.cluster import KMeans
-from tokernel.kernels.tree import Expanded, RowStats, TokenTree, Verified
+from tokernel.kernels.tree import Chain, Expanded, RowStats, TokenTree, Verified
 from tokernel.ops._attention import attention
 from tokernel.ops._attention_distill import attention_map_ce
 from tokernel.ops._attention_map import attention_column_sums, attention_rows
@@ -44,11 +44,12 @@ from tokernel.ops._tree_attention import tree_attention
 from tokernel.ops._tree_draft import expand_greedy, sample_without_replacement
 from tokernel.ops._tree_merge import merge_attention
 from tokernel.ops._tree_rows import row_stats
-from tokernel.ops._tree_verify import verify_greedy
+from tokernel.ops._tree_verify import residual_sample, verify_chain, verify_greedy, verify_stochastic
 
 __all__ = [
     "BlockMap",
     "Causal",
+    "Chain",
     "Dense",
     "Disc",
     "Expanded",
@@ -92,6 +93,7 @@ __all__ = [
     "power_iterate",
     "progressive_attention",
     "random_match",
+    "residual_sample",
     "rope_gather",
     "rope_scatter",
     "row_stats",
@@ -113,5 +115,7 @@ __all__ = [
     "topp_mask",
     "tree_attention",
     "update",
+    "verify_chain",
     "verify_greedy",
+    "verify_stochastic",
 ]

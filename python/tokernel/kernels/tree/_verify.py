@@ -86,13 +86,14 @@ def verify_stochastic(
       ``p <- norm(max(p - q, 0))`` and ``q(x) <- 0, q <- norm(q)``; once q has nothing left no child is tested any more.
     - "specinfer" (children drawn from q independently, tokens may repeat): kept if ``u q(x) <= p(x)``, else
       ``p <- norm(max(p - q, 0))``.
-    - "eagle" (children chosen without chance, e.g. the k best): kept if ``u <= p(x)``, else ``p(x) <- 0, p <- norm(p)``.
+    - "eagle" (children chosen without chance, e.g. the k best): kept if ``u <= p(x)``, else
+      ``p(x) <- 0, p <- norm(p)``.
     - "target_only" (the same without chance; one coin ``u = uniforms[b, i]`` of the visited node i): kept if
       ``u max(threshold_total, 1e-9)`` is at most the sum of p over this child and those tested before, or if
       ``p(x) >= threshold_single``; p of tested tokens is 0 for the bonus. Lossless with both thresholds at 1.
-    - "typical" (not lossless): kept if ``p(x) > min(epsilon, alpha exp(-H))``, ``H = -sum p log(p + 1e-5)``. The longest
-      path of kept nodes is taken; of equally long ones that of the largest sum of log p(x), then the one that ends at
-      the lowest node.
+    - "typical" (not lossless): kept if ``p(x) > min(epsilon, alpha exp(-H))``, ``H = -sum p log(p + 1e-5)``. The
+      longest path of kept nodes is taken; of equally long ones that of the largest sum of log p(x), then the one that
+      ends at the lowest node.
 
     The first kept child is the next node; where none is kept, the bonus is drawn from p, as the tests left it, by the
     last coin ``uniforms[b, T]``: the first item whose running sum exceeds the coin's share of the whole. Where the
@@ -100,10 +101,10 @@ def verify_stochastic(
     top-p and the like are the caller's: they go into ``target_p``.
 
     Sums are counted in whole units of 2^-42, which have no order: every backend keeps the same nodes and draws the same
-    bonus, bit for bit, for any number of threads. Only rows of visited nodes are read ("typical": of kept nodes). On the
-    host each is checked: no NaN, nothing negative, and a sum of 1 within 1e-3; rounding of the items may add 2^-8 for
-    bfloat16 and 2^-10 + V 2^-24 for float16. On a device, where an error would need a synchronisation, ``accepted`` of
-    such a sequence is negative, and path and bonus are -1.
+    bonus, bit for bit, for any number of threads. Only rows of visited nodes are read ("typical": of kept nodes). On
+    the host each is checked: no NaN, nothing negative, and a sum of 1 within 1e-3; rounding of the items may add 2^-8
+    for bfloat16 and 2^-10 + V 2^-24 for float16. On a device, where an error would need a synchronisation, ``accepted``
+    of such a sequence is negative, and path and bonus are -1.
 
     Args:
         tokens: (B, T) int64 or int32 in [0, V), or -1 for a node without a token, which is passed over; the token of
@@ -191,7 +192,8 @@ def verify_chain(tokens: Array, target_p: Array, draft_p: Array, uniforms: Array
 
     Args:
         tokens: (B, N) int64 or int32 in [0, V): the draft tokens.
-        target_p: (B, N + 1, V) float32, float16 or bfloat16: the target's distribution of token j, and of the one after.
+        target_p: (B, N + 1, V) float32, float16 or bfloat16: the target's distribution of token j; the last row of the
+            token after all.
         draft_p: (B, N, V) of the same dtype: the distribution token j was drawn from.
         uniforms: (B, N + 1) float32 in [0, 1).
 
