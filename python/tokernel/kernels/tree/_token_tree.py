@@ -285,16 +285,22 @@ class TokenTree:
         old_parents = self.parents[new]
         return TokenTree(np.where(old_parents < 0, -1, place[old_parents]))
 
-    def mask_blocks(self, block: int = 32) -> int:
-        """How many block x block tiles of :attr:`mask` hold a True: what a block-sparse kernel computes.
+    def mask_blocks(self, block: int = 32, prefix_length: int = 0) -> int:
+        """How many block x block tiles of :attr:`mask`, behind keys that every node sees, hold a True: what a
+        block-sparse kernel computes.
 
         >>> TokenTree.chain(64).mask_blocks()
         3
         """
         if block < 1:
             raise ValueError(f"TokenTree: block must be at least 1, got {block}")
+        if prefix_length < 0:
+            raise ValueError(f"TokenTree: prefix_length must be at least 0, got {prefix_length}")
         nodes, visible = np.nonzero(self.mask)
-        return len({(i, j) for i, j in zip(nodes // block, visible // block, strict=True)})
+        tiles = np.zeros((-(-len(self) // block), -(-(prefix_length + len(self)) // block)), bool)
+        tiles[:, : -(-prefix_length // block)] = True
+        tiles[nodes // block, (prefix_length + visible) // block] = True
+        return int(np.count_nonzero(tiles))
 
     def packed_mask(self, prefix_length: int = 0) -> NDArray[np.uint8]:
         """The mask over prefix and tree as FlashInfer packs one request: row-major, eight to a byte, lowest bit first.
