@@ -275,7 +275,10 @@ class TestBadInput:
             (lambda f: dyspec.dyspec_tree_threshold(f, 0, float("nan")), "t must be finite .*, got nan"),
             (lambda f: dyspec.dyspec_tree_threshold(f, 0, 0.1, 3, -1), "max_depth must be at least 0, got -1"),
             (lambda f: dyspec.dyspec_tree_fixed(f, 0, 3, temperature=-1.0), "temperature must be .*, got -1.0"),
-            (lambda f: dyspec.dyspec_tree_fixed(f, 0, 3, torch.rand(3, 4)), r"uniforms must be \(1, 4, 4\), got \(3, 4\)"),
+            (
+                lambda f: dyspec.dyspec_tree_fixed(f, 0, 3, torch.rand(3, 4)),
+                r"uniforms must be \(1, 4, 4\), got \(3, 4\)",
+            ),
             (lambda f: dyspec.dyspec_tree_fixed(lambda *a: torch.zeros(4), 0, 3), "draft_fn must give .* logits"),
             (lambda f: dyspec.mask_block_count([-1, 2, 0]), "parents must be smaller"),
             (lambda f: dyspec.mask_block_count([-1, 0], 0), "block must be at least 1, got 0"),

@@ -47,16 +47,15 @@ class TestExact:
         orders = np.array(list(itertools.permutations(range(vocabulary))))
         noise = np.empty((len(orders), vocabulary), np.float32)
         np.put_along_axis(noise, orders, np.tile(self.FORCED[:vocabulary], (len(orders), 1)), 1)
-        asked = min(nodes, 3)  # a search for so many nodes never asks about the last, and seldom about a fourth
-        choice = np.array(list(itertools.product(range(len(orders)), repeat=asked)))
-        u = np.concatenate([noise[choice], np.full((len(choice), nodes + 1 - asked, vocabulary), 0.5)], 1)
-        trees = SEARCHES[search](draft.draft_fn, torch.zeros(len(u)).long(), nodes, torch.from_numpy(u).float())
+        choice = np.array(list(itertools.product(range(len(orders)), repeat=nodes)))
+        u = np.concatenate([noise[choice], np.full((len(choice), 1, vocabulary), 0.5, np.float32)], 1)
+        trees = SEARCHES[search](draft.draft_fn, torch.zeros(len(u)).long(), nodes, torch.from_numpy(u))
         joint, mass = np.zeros((vocabulary, vocabulary)), 0.0
         for row in range(len(u)):
             made = trees.tree(row)
-            assert not trees.known[row, asked:].any()
+            assert not trees.known[row, nodes:].any()
             chance = 1.0
-            for node in range(asked):
+            for node in range(nodes):
                 if node < len(made) and trees.known[row, node]:
                     q = trees.draft_probs[row, node].double().numpy()
                     order = orders[choice[row, node]]
@@ -66,7 +65,10 @@ class TestExact:
                     chance /= len(orders)  # nobody asked: every order gives this tree
             mass += chance
             walk = exact_walk(
-                made.parents.tolist(), trees.tokens[row].tolist(), lambda i, row=row: trees.draft_probs[row, i], target.row
+                made.parents.tolist(),
+                trees.tokens[row].tolist(),
+                lambda i, row=row: trees.draft_probs[row, i],
+                target.row,
             )
             for text, part in first_two(walk, target.row, 0).items():
                 joint[text] += chance * part
@@ -112,9 +114,13 @@ class TestCounted:
     def test_a_draft_that_is_the_target_is_accepted_along_first_children(self):
         tables, rows, nodes = Tables(5), 2000, 12
         generator = torch.Generator().manual_seed(0)
-        trees = SEARCHES["fixed"](tables.draft_fn, torch.zeros(rows).long(), nodes, torch.rand(rows, 13, 5, generator=generator))
+        trees = SEARCHES["fixed"](
+            tables.draft_fn, torch.zeros(rows).long(), nodes, torch.rand(rows, 13, 5, generator=generator)
+        )
         p = torch.where(
-            trees.known[..., None], trees.draft_probs, torch.softmax(tables.look_up(trees.tokens, trees.parents), -1).float()
+            trees.known[..., None],
+            trees.draft_probs,
+            torch.softmax(tables.look_up(trees.tokens, trees.parents), -1).float(),
         )
         coins = torch.rand(rows, nodes + 2, generator=generator)
         walk = ops.verify_stochastic(trees.tokens, p, trees.draft_probs, coins, trees.parents, rule="sequoia")
@@ -128,7 +134,9 @@ class TestCounted:
     def test_a_one_hot_target_emits_what_greedy_decoding_does(self):
         draft, target, rows, nodes = Tables(5), Tables(5, seed=7), 500, 12
         generator = torch.Generator().manual_seed(0)
-        trees = SEARCHES["fixed"](draft.draft_fn, torch.zeros(rows).long(), nodes, torch.rand(rows, 13, 5, generator=generator))
+        trees = SEARCHES["fixed"](
+            draft.draft_fn, torch.zeros(rows).long(), nodes, torch.rand(rows, 13, 5, generator=generator)
+        )
         best = target.look_up(trees.tokens, trees.parents).argmax(-1)
         p = torch.nn.functional.one_hot(best, 5).float()
         coins = torch.rand(rows, nodes + 2, generator=generator)
@@ -233,20 +241,24 @@ class TestModels:
         for _ in range(8):
             for text, new in zip(texts, session.step([True, True]), strict=True):
                 text += new
-            late += sum(map(len, session.draft.late))
-            for held, model, behind in (
+            behind = [run.late for run in session.draft.runs]
+            late += sum(map(len, behind))
+            for held, model, lag in (
                 (session.target, target, [[], []]),
-                (session.draft.model, draft, session.draft.late),
+                (session.draft.model, draft, behind),
             ):
                 for row, text in enumerate(texts):
-                    known = text[: len(text) - 1 - len(behind[row])]
+                    known = text[: len(text) - 1 - len(lag[row])]
                     assert int(held.lengths[row]) == len(known)
-                    assert text[len(known) : -1] == behind[row]
+                    assert text[len(known) : -1] == lag[row]
                     with torch.no_grad():
                         fresh = model(torch.tensor([known]), use_cache=True).past_key_values
                     for layer in range(2):
                         torch.testing.assert_close(
-                            held.cache.keys[layer, row, :, : len(known)], fresh.layers[layer].keys[0], atol=1e-4, rtol=1e-4
+                            held.cache.keys[layer, row, :, : len(known)],
+                            fresh.layers[layer].keys[0],
+                            atol=1e-4,
+                            rtol=1e-4,
                         )
         assert late > 0  # a leaf was accepted at times
 
@@ -266,7 +278,7 @@ class TestDraftRows:
         model = tiny()
         rows = [prompts(1, length, seed=length)[0] for length in (4, 6)]
         draft = DraftRows(model, rows, 40)
-        draft.late[0] = [9]
+        draft.runs[0].late = [9]
         tokens = torch.tensor([[7, 1, 2, 3], [8, 4, 0, 0]])
         parents = torch.tensor([[-1, 0, 0, 2], [-1, 0, -1, -1]])
         first = draft.logits(tokens[:, :1], parents[:, :1], torch.tensor([[0], [0]]))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The draft model of DySpec: its caches follow what was committed."""
+"""The draft model of DySpec: it runs the nodes that are asked about, and its caches follow what was committed."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,55 +14,70 @@ from tokernel.decoding._target import TargetModel
 __all__ = ["DraftRows"]
 
 
+@dataclass
+class _Run:
+    """What the draft model runs in one step for one row: late tokens, then nodes in the order they were asked about."""
+
+    late: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    place: dict[int, int] = field(default_factory=dict)
+
+    def add(self, node: int, token: int, parent: int) -> None:
+        if not self.place:
+            self.tokens, self.parents = list(self.late), list(range(-1, len(self.late) - 1))
+        above = len(self.late) - 1 if parent < 0 else self.place[parent]
+        self.place[node] = len(self.tokens)
+        self.tokens.append(token)
+        self.parents.append(above)
+
+
 class DraftRows:
     """A batch of prompts inside the draft model.
 
-    A leaf of the draft tree is drawn without a forward of its own. Where the target accepted it, the draft model has no
-    keys of it yet: such a token is *late*, and the next tree of its row begins with it, in front of the root.
+    Leaves are drawn without a forward of their own. Where the target accepted one, the draft model has no keys of it
+    yet: such a token is *late*, and the next tree of its row begins with it, in front of the root.
     """
 
     def __init__(self, model: Any, prompts: list[Tensor], capacity: int) -> None:
         self.model = TargetModel(model, len(prompts), capacity)
         self.model.prefill([prompt[:-1] for prompt in prompts])
-        self.late: list[list[int]] = [[] for _ in prompts]
+        self.runs = [_Run() for _ in prompts]
 
     def logits(self, tokens: Tensor, parents: Tensor, nodes: Tensor) -> Tensor:
-        """Run nodes (B, N), then -1, of trees (B, T) whose earlier nodes have been run: (B, N, V)."""
-        ahead = torch.tensor([len(late) for late in self.late], device=nodes.device)[:, None]
-        tokens, parents = self._behind_late(tokens, parents, ahead)
-        shifted = torch.where(nodes < 0, tokens.shape[1], nodes + ahead)
-        begin = torch.where(nodes == 0, 0, shifted)  # the late tokens go with the root
-        first = int(begin.min())
-        logits = self.model.extend(tokens[:, first:], parents, first)
-        rows = torch.arange(len(nodes), device=nodes.device)[:, None]
-        return logits[rows, torch.where(nodes < 0, 0, shifted - first)]
+        """Run nodes (B, N), then -1, of trees (B, T), whose ancestors have been run: (B, N, V)."""
+        asked = nodes.tolist()
+        # A row that is ahead of another runs some nodes again, to the same keys.
+        first = min(len(run.tokens) for run, wanted in zip(self.runs, asked, strict=True) if max(wanted) >= 0)
+        for row, run in enumerate(self.runs):
+            text, above = tokens[row].tolist(), parents[row].tolist()
+            for node in asked[row]:
+                if node >= 0:
+                    run.add(node, text[node], above[node])
+        logits = self.model.extend(
+            self._padded([run.tokens[first:] for run in self.runs], 0),
+            self._padded([run.parents for run in self.runs], -1),
+            first,
+        )
+        index = [
+            [run.place[n] - first if n >= 0 else 0 for n in wanted]
+            for run, wanted in zip(self.runs, asked, strict=True)
+        ]
+        rows = torch.arange(len(index), device=nodes.device)[:, None]
+        return logits[rows, nodes.new_tensor(index)]
 
-    def accept(self, path: Tensor, tokens: Tensor, known: Tensor) -> None:
+    def accept(self, path: Tensor, tokens: Tensor) -> None:
         """Commit what the target accepted: nodes (B, A) from the root, then -1; a row of -1 stays as it is."""
         committed = []
-        for row, nodes in enumerate(path.tolist()):
-            late = self.late[row]
+        for row, (run, nodes) in enumerate(zip(self.runs, path.tolist(), strict=True)):
             taken = [node for node in nodes if node >= 0]
-            run = [node for node in taken if known[row, node]]
-            committed.append([*range(len(late)), *(len(late) + node for node in run)] if run else [])
-            behind = [int(tokens[row, node]) for node in taken[len(run) :]]
-            self.late[row] = behind if run else late + behind
-        longest = max(map(len, committed))
-        padded = [nodes + [-1] * (longest - len(nodes)) for nodes in committed]
-        self.model.accept(path.new_tensor(padded).view(len(padded), longest))
+            known = [run.place[node] for node in taken if node in run.place]
+            committed.append([*range(len(run.late)), *known] if known else [])
+            behind = [int(tokens[row, node]) for node in taken[len(known) :]]
+            self.runs[row] = _Run(behind if known else run.late + behind)
+        self.model.accept(self._padded(committed, -1))
 
-    def _behind_late(self, tokens: Tensor, parents: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
-        """The trees with the late tokens of each row as a chain above the root."""
-        longest = max(map(len, self.late))
-        late = tokens.new_tensor([row + [0] * (longest - len(row)) for row in self.late]).view(-1, longest)
-        nodes = tokens.shape[1]
-        number = torch.arange(nodes + longest, device=tokens.device)
-        old = number - ahead
-        row = torch.arange(len(tokens), device=tokens.device)[:, None]
-        within = old.clamp(0, nodes - 1)
-        above = parents[row, within]
-        above = torch.where((old < nodes) & (above >= 0), above + ahead, -1)
-        text = torch.where(old < nodes, tokens[row, within], 0)
-        if longest:
-            text = torch.where(old < 0, late[row, number.clamp(max=longest - 1)], text)
-        return text, torch.where(old <= 0, number - 1, above)
+    def _padded(self, rows: list[list[int]], fill: int) -> Tensor:
+        longest = max(map(len, rows))
+        padded = [row + [fill] * (longest - len(row)) for row in rows]
+        return torch.tensor(padded, dtype=torch.int64, device=self.model.device).view(len(rows), longest)

@@ -58,9 +58,7 @@ class DySpecSession:
         path = torch.where(goes_on, walk.path, -1)
         placed = torch.where(path < 0, -1, torch.gather(place, 1, path.clamp(min=0)))
         self.target.accept(self._spread(rows, placed, -1))
-        self.draft.accept(
-            self._spread(rows, path, -1), self._spread(rows, trees.tokens, 0), self._spread(rows, trees.known, False)
-        )
+        self.draft.accept(self._spread(rows, path, -1), self._spread(rows, trees.tokens, 0))
         self.root[rows] = walk.bonus
         return emitted
 

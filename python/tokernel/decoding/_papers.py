@@ -5,6 +5,19 @@ from tokernel.papers import Paper
 
 PAPERS: tuple[Paper, ...] = (
     Paper(
+        slug="dyspec",
+        title="DySpec: Faster Speculative Decoding with Dynamic Token Tree Structure",
+        arxiv="2410.11744",
+        venue="arXiv",
+        module="tokernel.decoding.dyspec",
+        official_repo=None,
+        licence="no code released",
+        verified_against="paper",
+        status="complete",
+        notes="Checked against algorithms 1 to 3 drawn step by step, and by exact enumeration of what is emitted; the "
+        "block counts of random trees are reproduced. No speed of the paper is claimed. Equal chances: earliest first.",
+    ),
+    Paper(
         slug="del_exit",
         title="DEL: Context-Aware Dynamic Exit Layer for Efficient Self-Speculative Decoding",
         arxiv="2504.05598",
