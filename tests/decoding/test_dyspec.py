@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """DySpec's trees: the paper's algorithms draw by draw, and what must be true of the trees they make."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -196,7 +198,7 @@ class TestWhatMustBeTrue:
             noise = NoiseByPath(tables, 400)
             tree = dyspec.dyspec_tree_threshold(noise.draft_one, 0, t, 400, uniforms=noise.uniforms)
             found.append(set(tokens_below(tree)))
-        assert all(more > fewer for fewer, more in zip(found, found[1:], strict=False))
+        assert all(more > fewer for fewer, more in itertools.pairwise(found))
 
     def test_all_nodes_were_drawn_at_the_threshold_or_above(self):
         tables, t = Tables(6), 0.03
@@ -215,7 +217,7 @@ class TestWhatMustBeTrue:
         assert set(tokens_below(by_threshold)) == set(tokens_below(by_budget))
 
     def test_block_counts_fall_by_depth_first_order_as_published(self):
-        # Random recursive trees in the order they grew, which the paper's figures fit; it does not say how it made its own.
+        # Of random recursive trees in the order they grew. The paper does not say how it made its own; these fit it.
         published = {256: (36, 22.5), 512: (135.5, 52.8), 1024: (490.2, 119.3), 2048: (1654.5, 278.7)}
         rng = np.random.default_rng(0)
         for nodes, (grown, reordered) in published.items():

@@ -10,12 +10,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is an extra")
 pytest.importorskip("transformers", minversion="5", reason="transformers is an extra")
 
-from dyspec_oracle import Tables, exact_walk, first_two, fixed, threshold
-from tiny_models import VOCABULARY, greedy, prompts, tiny
+from dyspec_oracle import Tables, exact_walk, first_two
+from tiny_models import greedy, prompts, tiny
 
 from tokernel import ops
-from tokernel.decoding import dyspec, generate
+from tokernel.decoding import Sampling, TargetModel, dyspec, generate
 from tokernel.decoding._dyspec_draft import DraftRows
+from tokernel.kernels.tree import TokenTree
 
 SEARCHES = {
     "fixed": lambda draft_fn, root, nodes, u: dyspec.dyspec_tree_fixed(draft_fn, root, nodes, u),
@@ -104,7 +105,7 @@ class TestCounted:
         accepted = trees.tokens.gather(1, walk.path[:, 1:2].clamp(min=0))[:, 0]
         first = torch.where(walk.accepted > 0, accepted, walk.bonus)
         assert fits(np.bincount(first, minlength=vocabulary), target.row((0,)))
-        # Of those that emitted two or more, and those whose second is yet to come, drawn here as the next step would be.
+        # The second token: emitted too, or, where the first was the last, drawn here as the next step would.
         deeper = trees.tokens.gather(1, walk.path[:, 2:3].clamp(min=0))[:, 0]
         later = torch.from_numpy(target.logits)[1, first].softmax(-1).multinomial(1, generator=generator)[:, 0]
         second = torch.where(walk.accepted > 1, deeper, torch.where(walk.accepted == 1, walk.bonus, later))
@@ -233,8 +234,6 @@ class TestModels:
         target, draft = tiny(), _near("llama")
         rows = [prompts(1, length, seed=length)[0] for length in (3, 6)]
         method = dyspec.DySpec(draft, t=0.005, max_nodes=40)
-        from tokernel.decoding import Sampling
-
         session = method.start(target, rows, Sampling(), 40)
         texts = [row.tolist() for row in rows]
         late = 0
@@ -254,13 +253,21 @@ class TestModels:
                     with torch.no_grad():
                         fresh = model(torch.tensor([known]), use_cache=True).past_key_values
                     for layer in range(2):
-                        torch.testing.assert_close(
-                            held.cache.keys[layer, row, :, : len(known)],
-                            fresh.layers[layer].keys[0],
-                            atol=1e-4,
-                            rtol=1e-4,
-                        )
+                        keys = held.cache.keys[layer, row, :, : len(known)]
+                        torch.testing.assert_close(keys, fresh.layers[layer].keys[0], atol=1e-4, rtol=1e-4)
         assert late > 0  # a leaf was accepted at times
+
+    @pytest.mark.parametrize("order", [dyspec.dfs_order, dyspec.hpd_order])
+    def test_reordering_leaves_outputs_equal_up_to_permutation(self, order):
+        rng = np.random.default_rng(0)
+        tree = TokenTree([-1, *(int(rng.integers(i)) for i in range(1, 30))])
+        tokens = torch.from_numpy(rng.integers(64, size=(1, 30)))
+        target = TargetModel(tiny(), 1, 64)
+        target.prefill(list(prompts(1, 7)))
+        logits = target.score(tokens, tree)
+        visited = torch.from_numpy(order(tree)).long()
+        again = target.score(tokens[:, visited], tree.reordered(visited.numpy()))
+        torch.testing.assert_close(again, logits[:, visited], atol=1e-4, rtol=1e-4)
 
     def test_a_short_draft_or_another_vocabulary_is_refused(self):
         target = tiny()
@@ -289,6 +296,11 @@ class TestDraftRows:
             whole = torch.tensor([[*rows[row][:-1].tolist(), *text]])
             with torch.no_grad():
                 torch.testing.assert_close(got, model(whole).logits[0, -1], atol=1e-4, rtol=1e-4)
+
+
+def _many(tables, rows, nodes, generator):
+    u = torch.rand(rows, nodes + 1, tables.logits.shape[-1], generator=generator)
+    return SEARCHES["fixed"](tables.draft_fn, torch.zeros(rows).long(), nodes, u)
 
 
 def _near(kind, **changes):

@@ -50,21 +50,15 @@ class DraftRows:
         # A row that is ahead of another runs some nodes again, to the same keys.
         first = min(len(run.tokens) for run, wanted in zip(self.runs, asked, strict=True) if max(wanted) >= 0)
         for row, run in enumerate(self.runs):
-            text, above = tokens[row].tolist(), parents[row].tolist()
+            token, parent = tokens[row].tolist(), parents[row].tolist()
             for node in asked[row]:
                 if node >= 0:
-                    run.add(node, text[node], above[node])
-        logits = self.model.extend(
-            self._padded([run.tokens[first:] for run in self.runs], 0),
-            self._padded([run.parents for run in self.runs], -1),
-            first,
-        )
-        index = [
-            [run.place[n] - first if n >= 0 else 0 for n in wanted]
-            for run, wanted in zip(self.runs, asked, strict=True)
-        ]
-        rows = torch.arange(len(index), device=nodes.device)[:, None]
-        return logits[rows, nodes.new_tensor(index)]
+                    run.add(node, token[node], parent[node])
+        text = self._padded([run.tokens[first:] for run in self.runs], 0)
+        logits = self.model.extend(text, self._padded([run.parents for run in self.runs], -1), first)
+        place = [[run.place.get(node, first) for node in wanted] for run, wanted in zip(self.runs, asked, strict=True)]
+        rows = torch.arange(len(place), device=nodes.device)[:, None]
+        return logits[rows, nodes.new_tensor(place) - first]
 
     def accept(self, path: Tensor, tokens: Tensor) -> None:
         """Commit what the target accepted: nodes (B, A) from the root, then -1; a row of -1 stays as it is."""

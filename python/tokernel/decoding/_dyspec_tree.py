@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,8 @@ DraftFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 Noise = Callable[[Tensor, int], Tensor]
 
 
-class DraftTree(NamedTuple):
+@dataclass(frozen=True)
+class DraftTree:
     """Trees of drawn tokens, one a row; node 0 is the last committed token, the others are numbered as they were drawn.
 
     Rows are padded to T nodes. A tree of a single root has no B.
@@ -39,6 +41,11 @@ class DraftTree(NamedTuple):
     """(B, T) bool: the nodes that the draft model was asked about."""
     forwards: int
     """How often the draft model was asked."""
+
+    def only(self) -> DraftTree:
+        """The tree of the only row, without B."""
+        names = (field.name for field in fields(self) if field.name != "forwards")
+        return replace(self, **{name: getattr(self, name)[0] for name in names})
 
     def tree(self, row: int | None = None) -> TokenTree:
         """One tree without its padding: of one row, or, without B, the only one."""
@@ -103,7 +110,7 @@ def grow(draft_fn: DraftFn, root: Tensor, search: Search, temperature: float, no
     hang on its number alone, so that asking early changes no tree, and the search will want most of the others soon.
 
     Args:
-        draft_fn: tokens (B, T), parents (B, T) and nodes (B, N), ascending, then -1, to logits (B, N, V) of those nodes.
+        draft_fn: tokens (B, T), parents (B, T) and nodes (B, N), ascending, then -1, to the nodes' logits (B, N, V).
         root: (B) int64.
         search: what decides.
         temperature: of the draft; 0 is a point mass on the largest logit.
@@ -140,7 +147,7 @@ def grow(draft_fn: DraftFn, root: Tensor, search: Search, temperature: float, no
 
 
 def distribution(logits: Tensor, temperature: float) -> Tensor:
-    """(..., V) logits to float32 probabilities; temperature 0 is a point mass on the largest, the lowest id of equals."""
+    """(..., V) logits to float32 probabilities; temperature 0: a point mass on the largest, the lowest id of equals."""
     if temperature == 0:
         return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float()
     return torch.softmax(logits.float() / temperature, -1)

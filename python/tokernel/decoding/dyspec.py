@@ -282,7 +282,7 @@ def _tree(
     ask = _for_one(draft_fn) if single else draft_fn
     noise = _noise(op, uniforms, len(roots), search.nodes + 1, generator, roots.device)
     tree = grow(_checked(op, ask), roots.long(), search, float(temperature), noise)
-    return DraftTree(*(field[0] for field in tree[:-1]), tree.forwards) if single else tree
+    return tree.only() if single else tree
 
 
 def _for_one(draft_fn: DraftFn) -> DraftFn:
