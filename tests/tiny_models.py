@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 VOCABULARY = 64
@@ -46,3 +49,31 @@ def greedy(model: Any, prompt: Tensor, count: int) -> list[int]:
         ids = torch.cat([ids, model(ids, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)], 1)
     new: list[int] = ids[0, prompt.numel() :].tolist()
     return new
+
+
+def near(kind: str = "llama", amount: float = 0.15, **changes: Any) -> Any:
+    """A draft that agrees with ``tiny(kind)`` at times: its weights, a little moved."""
+    model = tiny(kind, **changes)
+    torch.manual_seed(5)
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * parameter.std(correction=0) * amount)
+    return model
+
+
+def fits(counts: NDArray[Any], chances: Any) -> bool:
+    """Whether counts look like so many draws: a chi-square test that a right sampler fails once in a million."""
+    want = counts.sum() * np.asarray(chances, np.float64)
+    freedom = want.size - 1
+    chi_square = float(((counts - want) ** 2 / want).sum())
+    spread = 2 / (9 * freedom)  # Wilson and Hilferty: the cube root is close to normal
+    return ((chi_square / freedom) ** (1 / 3) - (1 - spread)) / math.sqrt(spread) < 4.8
+
+
+def two_tokens(model: Any, prompt: Tensor, temperature: float) -> NDArray[np.float64]:
+    """(V, V): the model's probability of every two tokens behind a prompt (P)."""
+    vocabulary = model.config.vocab_size
+    text = torch.cat([prompt.expand(vocabulary, -1), torch.arange(vocabulary)[:, None]], 1)
+    with torch.no_grad():
+        logits = model(text, use_cache=False).logits.double() / temperature
+    joint: NDArray[np.float64] = (logits[0, -2].softmax(-1)[:, None] * logits[:, -1].softmax(-1)).numpy()
+    return joint
