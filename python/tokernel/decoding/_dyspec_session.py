@@ -50,8 +50,8 @@ class DySpecSession:
         trees = self._grow(rows)
         place = _places(trees, self.settings.order)
         tokens, parents = _renumbered(trees, place)
-        logits = self.target.score(self._spread(rows, tokens, 0), self._spread(rows, parents, -1))[rows]
-        walk = self._verify(trees, torch.gather(logits, 1, place[..., None].expand_as(logits)))
+        logits = self.target.score(self._spread(rows, tokens, 0), self._spread(rows, parents, -1))
+        walk = self._verify(trees, logits, rows, place)
         emitted = self._emitted(on, trees, walk)
         # A row that is done needs no cache; were it to grow, it might outgrow its room.
         goes_on = torch.tensor([self.left[row] > 0 for row in on], device=rows.device)[:, None]
@@ -76,16 +76,20 @@ class DySpecSession:
             search._replace(max_depth=depth),
             self.settings.draft_temperature,
             lambda nodes, vocabulary: uniform((*nodes.shape, vocabulary), self.sampling.generator, self.root.device),
+            keep=self.sampling.temperature > 0,
         )
 
-    def _verify(self, trees: DraftTree, logits: Tensor) -> Verified:
-        """Sequoia's rule; where the target is a point mass it keeps the child that is the target's token, if any."""
+    def _verify(self, trees: DraftTree, logits: Tensor, rows: Tensor, place: Tensor) -> Verified:
+        """Sequoia's rule, in the order of drawing; where the target is a point mass, the rule keeps its token."""
         if self.sampling.temperature == 0:
-            return verify_greedy(trees.tokens, logits.argmax(-1), trees.parents)
-        target = distribution(logits, self.sampling.temperature)
-        uniforms = uniform((len(target), target.shape[1] + 1), self.sampling.generator, self.root.device)
+            best = torch.gather(logits.argmax(-1)[rows], 1, place)
+            return verify_greedy(trees.tokens, best, trees.parents)
+        target = distribution(logits if len(rows) == len(logits) else logits[rows], self.sampling.temperature)
+        if self.settings.order is not None:
+            target = target[torch.arange(len(target), device=target.device)[:, None], place]
+        coins = uniform((len(target), target.shape[1] + 1), self.sampling.generator, target.device)
         draft = trees.draft_probs if trees.forwards else target  # a root alone: nothing was drawn from anything
-        return verify_stochastic(trees.tokens, target, draft, uniforms, trees.parents, rule="sequoia")
+        return verify_stochastic(trees.tokens, target, draft, coins, trees.parents, rule="sequoia")
 
     def _emitted(self, on: list[int], trees: DraftTree, walk: Verified) -> list[list[int]]:
         emitted: list[list[int]] = [[] for _ in self.left]
@@ -116,4 +120,5 @@ def _places(trees: DraftTree, order: Order | None) -> Tensor:
 def _renumbered(trees: DraftTree, place: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens and parents of the trees with every node in its place."""
     above = torch.where(trees.parents < 0, -1, torch.gather(place, 1, trees.parents.clamp(min=0)))
-    return tuple(torch.empty_like(given).scatter_(1, place, given) for given in (trees.tokens, above))  # type: ignore[return-value]
+    tokens, parents = torch.empty_like(trees.tokens), torch.empty_like(above)
+    return tokens.scatter_(1, place, trees.tokens), parents.scatter_(1, place, above)

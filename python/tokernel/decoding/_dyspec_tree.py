@@ -36,7 +36,7 @@ class DraftTree:
     """(B) int64: nodes, root included."""
     draft_probs: Tensor
     """(B, T, V) float32: row i is what the children of node i were drawn from; a point mass on token 0 where the draft
-    model was not asked. V is 0 where it never was."""
+    model was not asked. V is 0 where it never was, or where they were not to be kept."""
     known: Tensor
     """(B, T) bool: the nodes that the draft model was asked about."""
     forwards: int
@@ -101,7 +101,9 @@ class _Draws:
         return rows
 
 
-def grow(draft_fn: DraftFn, root: Tensor, search: Search, temperature: float, noise: Noise) -> DraftTree:
+def grow(
+    draft_fn: DraftFn, root: Tensor, search: Search, temperature: float, noise: Noise, keep: bool = True
+) -> DraftTree:
     """Grow one tree a row until its search is done.
 
     The search runs over the draws that are known. Where it comes to a node whose draws are not, the draft model is
@@ -115,6 +117,7 @@ def grow(draft_fn: DraftFn, root: Tensor, search: Search, temperature: float, no
         search: what decides.
         temperature: of the draft; 0 is a point mass on the largest logit.
         noise: nodes (B, N) and V to (B, N, V) float32 in [0, 1), uniform and independent of everything.
+        keep: the distributions; a target at temperature 0 can be verified without.
     """
     size = search.nodes + 1
     draws = _Draws(len(root), size, root.device)
@@ -140,7 +143,7 @@ def grow(draft_fn: DraftFn, root: Tensor, search: Search, temperature: float, no
         tokens[:, :used],
         found.value[:, :used],
         found.count,
-        draws.distributions(used),
+        draws.distributions(used) if keep else draws.prob.new_zeros(len(root), used, 0),
         draws.known[:, :used],
         len(draws.asked),
     )
