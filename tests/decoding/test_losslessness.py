@@ -15,14 +15,16 @@ pytest.importorskip("transformers", minversion="5", reason="transformers is an e
 from tiny_models import KINDS, fits, greedy, near, prompts, tiny, two_tokens
 
 from tokernel.decoding import dyspec, generate, method_names
+from tokernel.decoding.skipdecode import SkipDecode, SkipSchedule
 from tokernel.papers import papers
 
-# Name -> the method behind a model of tiny_models. What a name alone makes is lossless, or stands below.
+# Name -> the method behind a model of tiny_models.
 CASES: dict[str, Callable[[Any], Any]] = {name: lambda model, name=name: name for name in method_names()}
 CASES |= {
     "dyspec": lambda model: dyspec.DySpec(_draft(model)),
     "dyspec budget": lambda model: dyspec.DySpec(_draft(model), "budget", max_nodes=12),
     "dyspec hpd": lambda model: dyspec.DySpec(_draft(model), t=0.02, max_nodes=30, order="hpd"),
+    "skipdecode": lambda model: SkipDecode(_all_layers(model)),  # with fewer it says something else, and means to
     "dyspec nothing": lambda model: dyspec.DySpec(_draft(model), t=1.5),
 }
 # Rows of a batch of which one is a forward of its own take longer.
@@ -33,6 +35,11 @@ def _draft(model: Any) -> Any:
     kind = model.config.model_type
     size = {"n_positions": 256} if kind == "gpt2" else {}
     return near(kind, vocab_size=model.config.vocab_size, **size)
+
+
+def _all_layers(model: Any) -> SkipSchedule:
+    layers = model.config.num_hidden_layers
+    return SkipSchedule(k_max=layers, k_min=layers, n_ref=2)
 
 
 def test_no_paper_is_left_out():
