@@ -28,7 +28,7 @@ CASES |= {
     "dyspec nothing": lambda model: dyspec.DySpec(_draft(model), t=1.5),
 }
 # Rows of a batch of which one is a forward of its own take longer.
-DRAWS = {"del_exit": 600}
+DRAWS = {"del_exit": 400}
 
 
 def _draft(model: Any) -> Any:
@@ -62,7 +62,7 @@ def test_at_temperature_0_it_is_greedy_decoding(name, kind):
 @pytest.mark.parametrize("name", CASES)
 def test_above_it_two_tokens_are_draws_of_the_model(name):
     model, prompt, temperature = tiny(vocab_size=5), torch.tensor([1, 4, 2]), 1.5
-    draws = DRAWS.get(name, 6000)
+    draws = DRAWS.get(name, 4000)
     method = CASES[name](model)
 
     def drawn():  # a third token is asked for, so that the second may be inside a draft
