@@ -127,6 +127,13 @@ def _tree_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
         return torch.autograd.grad(ops.row_stats(leaf).entropy.sum(), leaf)
 
     yield entropy
+    for width in (32, 64, 128, 256):
+        for nodes in (2, 6, 20):  # float32 has a kind of block for each, half precision for the last two
+            tree = [-1, *(i // 2 for i in range(nodes - 1))]
+            q = randn(1, 1, nodes, width, dtype=dtype)
+            k, v = (randn(1, 1, 300, width, dtype=dtype, seed=seed) for seed in (1, 2))
+            parents = torch.tensor(tree)
+            yield lambda q=q, k=k, v=v, tree=parents: ops.tree_attention(q, k, v, 270, tree)  # type: ignore[misc]
 
 
 def _attention_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:

@@ -246,6 +246,32 @@ def _merged_parts() -> dict[str, Cost]:
     }
 
 
+def _draft_trees() -> dict[str, Cost]:
+    """A tree of 64 nodes behind 4096 rows in the 8 heads of keys and 32 of queries of Llama 3 8B, 128 wide: 256 rows a
+    head of keys, in 4 tiles."""
+    heads, groups, nodes, prefix, width = 32, 8, 64, 4096, 128
+    case, keys = f"T={nodes} P={prefix} H={heads} G={groups} D={width}", groups * (prefix + nodes)
+    splits, rows = 5, heads * nodes
+    numbers, products = 2.0 * (rows + keys) * width, 4.0 * rows * (prefix + nodes) * width
+    parts = splits * rows * (width + 1) * F32
+    queries, step = 64, 4 * 64
+    return {
+        "tree_attention_fma_kernel": Cost(
+            f"{case} fp32",
+            numbers * F32 + parts,
+            products,
+            dynamic_shared=(queries + step // 2) * width * F32 + queries * (32 + 8) * F32,
+        ),
+        "tree_attention_mma_kernel": Cost(
+            f"{case} bf16",
+            numbers * BF16 + parts,
+            products,
+            tensor_cores=True,
+            dynamic_shared=(queries + step) * width * BF16,
+        ),
+    }
+
+
 def _power() -> dict[str, Cost]:
     """50 steps over 12 maps of 197 tokens, in shared memory; they are read once."""
     heads, tokens, steps, groups = 12, 197, 50, 4
@@ -389,6 +415,7 @@ COSTS: dict[str, Cost] = {
     **_points(),
     **_vocabulary(),
     **_merged_parts(),
+    **_draft_trees(),
     **_spatten(),
     **_power(),
     **_gates(),

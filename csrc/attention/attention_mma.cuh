@@ -7,10 +7,15 @@
 
 namespace tk::attention::gpu {
 
+struct alignas(8) Pair32 {
+  float x, y;
+};
+
 template <class Tile>
 struct MmaRows {
   using T = typename Tile::Item;
-  static constexpr int kKeys = Tile::kKeys;
+  using Share = WarpShare<Tile>;
+  static constexpr int kKeys = Share::kKeys;
   static constexpr int kGroups = kKeys / 8;
   static constexpr int kWidth = Tile::kWidth;
   float out[kWidth / 8][4];
@@ -23,34 +28,42 @@ struct MmaRows {
 
   __device__ __forceinline__ static const T* watched(const T*, const T* values) { return values; }
 
-  __device__ __forceinline__ void start(const AttentionArgs& a, const QueryTask& task, const T* queries) {
+  // `rows`: of the tile.
+  __device__ __forceinline__ void start(const T* queries, int64_t rows, double factor, int64_t width, bool has_bias) {
     clear(out);
     row[0] = row[1] = {-kInfinity, 0.0f};
     q = queries;
-    scale = static_cast<float>(a.scale);
-    chunks = static_cast<int>(divided_up(a.shape.width, 16) * 2);
-    biased = a.key_bias.data != nullptr;
-    idle = task.tile.begin + threadIdx.x / 32 * 16 >= task.tile.end;
+    scale = static_cast<float>(factor);
+    chunks = static_cast<int>(divided_up(width, 16) * 2);
+    biased = has_bias;
+    idle = Share::row_begin() >= rows;
   }
 
   __device__ __forceinline__ bool nothing_seen(uint64_t seen) const {
     return idle || !__any_sync(kAllLanes, seen != 0);
   }
 
-  __device__ __forceinline__ void scores(const T* keys, const T*, const KeyList<kKeys>& list, uint64_t seen,
-                                         bool plain) {
+  template <class List>
+  __device__ __forceinline__ void scores(const T* keys, const T*, const List& list, uint64_t seen_in_step, bool plain) {
+    const uint64_t seen = Share::bits(seen_in_step);
     if (nothing_seen(seen)) return;
-    multiply_rows<T, kWidth>(q, keys, chunks, weight);
+    multiply_rows<T, kWidth>(q, keys + Share::key_begin() * kWidth, chunks, weight, Share::row_begin());
     const int column = threadIdx.x % 4 * 2;
 #pragma unroll
     for (int n = 0; n < kGroups; ++n) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        weight[n][e] = biased ? fmaf(weight[n][e], scale, list.bias[n * 8 + column + e % 2]) : weight[n][e] * scale;
-      }
+      for (int e = 0; e < 4; ++e) weight[n][e] = scaled(weight[n][e], list, n * 8 + column + e % 2);
     }
     if (!plain) hide(seen);
     soften();
+  }
+
+  template <class List>
+  __device__ __forceinline__ float scaled(float product, const List& list, int key) const {
+    if constexpr (List::kMayBias) {
+      if (biased) return fmaf(product, scale, list.bias[key]);
+    }
+    return product * scale;
   }
 
   __device__ __forceinline__ void hide(uint64_t seen) {
@@ -95,16 +108,19 @@ struct MmaRows {
     }
   }
 
-  __device__ __forceinline__ void add(const T*, T* values, const KeyList<kKeys>& list, uint64_t seen) {
+  template <class List>
+  __device__ __forceinline__ void add(const T*, T* values, const List& list, uint64_t seen_in_step) {
+    const uint64_t seen = Share::bits(seen_in_step);
     const bool idle_now = nothing_seen(seen);
+    const T* own = values + Share::key_begin() * kWidth;
     const uint64_t strange = list.partial ? joined(list.strange) : 0;
     if (strange != 0) {
-      if (!idle_now) add_strange(values, strange, seen);
+      if (!idle_now) add_strange(own, Share::bits(strange), seen);
       __syncthreads();
-      clear_rows<T, kKeys, kWidth, Tile::kThreads>(values, strange);
+      clear_rows<T, Tile::kKeys, kWidth, Tile::kThreads>(values, strange);
       __syncthreads();
     }
-    if (!idle_now) multiply_columns<T, kWidth>(weight, values, 0, chunks, out);
+    if (!idle_now) multiply_columns<T, kWidth>(weight, own, 0, chunks, out);
   }
 
   __device__ __forceinline__ void add_strange(const T* values, uint64_t strange, uint64_t seen) {
@@ -117,14 +133,34 @@ struct MmaRows {
     }
   }
 
+  // Row r of the lane's two, summed over the lanes that share it.
+  __device__ __forceinline__ SoftRow whole_row(int r) const {
+    SoftRow whole = row[r];
+    whole.sum += __shfl_xor_sync(kAllLanes, whole.sum, 1);
+    whole.sum += __shfl_xor_sync(kAllLanes, whole.sum, 2);
+    return whole;
+  }
+
+  // Lays the warp's rows down in shared memory, `pitch` numbers apart.
+  __device__ __forceinline__ void lay_down(float* sums, int pitch, SoftRow* rows) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const SoftRow whole = whole_row(r);
+      const int at = lane / 4 + 8 * r;
+      if (lane % 4 == 0) rows[at] = whole;
+#pragma unroll
+      for (int c = 0; c < kWidth / 8; ++c) {
+        *reinterpret_cast<Pair32*>(sums + at * pitch + c * 8 + lane % 4 * 2) = {out[c][2 * r], out[c][2 * r + 1]};
+      }
+    }
+  }
+
   __device__ __forceinline__ void write(const AttentionArgs& a, const QueryTask& task, bool pairs) const {
     const int width = static_cast<int>(a.shape.width);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      SoftRow whole = row[r];
-      whole.sum += __shfl_xor_sync(kAllLanes, whole.sum, 1);
-      whole.sum += __shfl_xor_sync(kAllLanes, whole.sum, 2);
-      const RowAnswer answer = finished(whole, static_cast<float>(a.extra));
+      const RowAnswer answer = finished(whole_row(r), static_cast<float>(a.extra));
       const int64_t i = task.tile.begin + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + 8 * r;
       if (i >= task.tile.end) continue;
       const int64_t at = (task.b * a.shape.heads + task.h) * a.shape.extents.queries + i;
@@ -148,7 +184,7 @@ __global__ void __launch_bounds__(128, 2) attention_mma_kernel(AttentionArgs a, 
   const RowSource<T> q = row_source<T>(a.q, task.b, task.h, a.shape.width, wide);
   load_rows<T, Tile::kRows, kWidth, Tile::kThreads>(queries, q, task.tile);
   MmaRows<Tile> rows;
-  rows.start(a, task, queries);
+  rows.start(queries, task.tile.end - task.tile.begin, a.scale, a.shape.width, a.key_bias.data != nullptr);
   T* steps = queries + Tile::kRows * kWidth;
   attend<Tile>(a.policy, a.shape, KeySource{a.k, a.v, a.key_bias}, task, wide, steps, lists, walk, rows);
   rows.write(a, task, wide);

@@ -20,6 +20,8 @@ struct ForwardTile {
   static constexpr bool kHalf = sizeof(T) == 2;
   static constexpr int kWidth = kWidthOfRows;
   static constexpr int kRows = kTileRows;
+  static constexpr int kWarpRows = 16;
+  static constexpr int kKeyWarps = 1;  // warps that share rows: each has a part of the keys of a step
   static constexpr int kThreads = kTileThreads;
   static constexpr int kKeys = kWidth > 128 ? (kHalf ? 32 : 16) : (kHalf ? 64 : 32);
   static constexpr size_t kRowItems = (kRows + 4 * kKeys) * kWidth;
@@ -100,6 +102,20 @@ __device__ __forceinline__ void attend(const Policy& policy, const Shape& shape,
   }
   cp_async_wait<0>();
 }
+
+// What a warp of a tile works on: rows from row_begin on, and of a step the keys from key_begin on.
+template <class Tile>
+struct WarpShare {
+  static constexpr int kKeys = Tile::kKeys / Tile::kKeyWarps;
+  __device__ __forceinline__ static int row_begin() { return threadIdx.x / 32 / Tile::kKeyWarps * Tile::kWarpRows; }
+  __device__ __forceinline__ static int key_begin() {
+    return Tile::kKeyWarps == 1 ? 0 : threadIdx.x / 32 % Tile::kKeyWarps * kKeys;
+  }
+  // Of bits of the keys of a step.
+  __device__ __forceinline__ static uint64_t bits(uint64_t of_step) {
+    return Tile::kKeyWarps == 1 ? of_step : of_step >> key_begin() & low_bits(kKeys);
+  }
+};
 
 // ---- the running maximum and sum of a row (online softmax)
 // ------------------------------------------------------------ Powers of two instead of e: `largest` is the largest

@@ -19,6 +19,7 @@ struct Piece {
 // One step. Lives in shared memory, so nothing is initialised.
 template <int kKeys>
 struct KeyList {
+  static constexpr bool kMayBias = true;
   int key[kKeys];     // -1: no key, or one that its bias hides from all
   float bias[kKeys];  // zeros without a bias
   Piece piece[kKeys];

@@ -19,11 +19,12 @@ __device__ __forceinline__ void clear(float (&sum)[kGroups][4]) {
   for (int n = 0; n < kGroups; ++n) sum[n][0] = sum[n][1] = sum[n][2] = sum[n][3] = 0.0f;
 }
 
-// sum[n] = rows [16w, 16w + 16) of `left` times rows [8n, 8n + 8) of `right`, along the first `chunks` chunks.
+// sum[n] = 16 rows of `left` from the warp's first times rows [8n, 8n + 8) of `right`, along the first `chunks` chunks.
 template <class T, int kWidth, int kGroups>
-__device__ __forceinline__ void multiply_rows(const T* left, const T* right, int chunks, float (&sum)[kGroups][4]) {
+__device__ __forceinline__ void multiply_rows(const T* left, const T* right, int chunks, float (&sum)[kGroups][4],
+                                              int first_row) {
   const int lane = threadIdx.x % 32;
-  const int row = threadIdx.x / 32 * 16 + lane % 16;
+  const int row = first_row + lane % 16;
   clear(sum);
 #pragma unroll
   for (int k = 0; k < kWidth / 16; ++k) {
@@ -40,6 +41,12 @@ __device__ __forceinline__ void multiply_rows(const T* left, const T* right, int
       mma_m16n8k16<T>(sum[n + 1], a, second);
     }
   }
+}
+
+// The same for blocks whose warps own 16 rows each.
+template <class T, int kWidth, int kGroups>
+__device__ __forceinline__ void multiply_rows(const T* left, const T* right, int chunks, float (&sum)[kGroups][4]) {
+  multiply_rows<T, kWidth>(left, right, chunks, sum, threadIdx.x / 32 * 16);
 }
 
 // sum += weights, rounded to T, times rows of `right`: chunks from `first` on, where there are any before `chunks`.

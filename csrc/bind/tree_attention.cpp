@@ -69,7 +69,7 @@ py::object tree_attention(py::handle q_, py::handle k_, py::handle v_, py::handl
   const double scale = scale_of(call, scale_);
   const Tensor out = call.out("out", out_, q.dtype, "B H T D");
   const Tensor lse = return_lse ? call.out("lse", lse_, DType::f32, "B H T") : Tensor{};
-  const tree::PageTable table{pages.as<int64_t>(), pages ? call.dim('M') : 0, call.dim(pages ? 'R' : 'S')};
+  const tree::PageTable table{pages.as<int64_t>(), pages ? call.dim('M') : 0, call.dim(pages ? 'R' : 'S'), k.size(0)};
   const tree::TreeAttentionArgs args{head_rows(q),          head_rows(k),  head_rows(v),        table,
                                      lengths.as<int64_t>(), length,        parents_of(parents), out.data,
                                      lse.as<float>(),       q.dtype,       call.dim('B'),       call.dim('H'),

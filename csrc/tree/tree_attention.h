@@ -30,6 +30,7 @@ struct PageTable {
   const int64_t* pages;  // null: page b
   int64_t per_sequence;  // M
   int64_t rows;          // of a page
+  int64_t count;         // P, pages of the cache
 };
 
 struct TreeAttentionArgs {
