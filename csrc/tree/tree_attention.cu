@@ -9,7 +9,9 @@ namespace tk::tree::gpu {
 namespace {
 
 constexpr int64_t kMost = (int64_t{1} << 31) - 1;
-constexpr int64_t kWantedBlocks = 528;  // two rounds of two blocks on each of 132 multiprocessors
+// Two rounds of two blocks on each of 132 multiprocessors. Calls of that many tiles have a single split and no
+// workspace; the others never have twice as many blocks, and so at most 67 MB of answers of splits at width 256.
+constexpr int64_t kWantedBlocks = 528;
 constexpr int64_t kManyRows = 64;
 constexpr int64_t kLeastOfFew = 256, kLeastOfMany = 1024;
 
@@ -63,6 +65,7 @@ size_t tree_attention_workspace(const TreeAttentionArgs& a) {
 void tree_attention(const TreeAttentionArgs& a, const GpuContext& context) {
   if (is_empty(a)) return;
   const TreePlan plan = plan_of(a);
+  if (plan.capacity > kMost) throw std::length_error("tree_attention: at most 2^31 - 1 rows of cache on a device");
   if (plan.rows > kMost || a.batch * a.groups * plan.splits > kMost / plan.tiles) {
     throw std::length_error("tree_attention: at most 2^31 - 1 rows of a head, and tiles of them, on a device");
   }

@@ -46,8 +46,9 @@ __device__ __forceinline__ void write_step(const TreeAttentionArgs& a, const Tre
     int64_t key = -1;
     int64_t value = -1;
     if (j < end) {
-      const int64_t page = page_of(a, task.b, j / a.table.rows);
-      const int64_t row = j % a.table.rows;
+      const auto page_rows = static_cast<unsigned>(a.table.rows);
+      const int64_t page = page_of(a, task.b, static_cast<unsigned>(j) / page_rows);
+      const int64_t row = static_cast<unsigned>(j) % page_rows;
       key = page * a.k.batch_stride + row * a.k.row_stride;
       value = page * a.v.batch_stride + row * a.v.row_stride;
     }

@@ -20,15 +20,6 @@ def on_the_executor():
         yield
 
 
-@pytest.fixture
-def one_schedule():
-    """For cases too large for every order of threads; the race detector stays on."""
-    before = simt.options()
-    simt.set_schedules(["forward"])
-    yield
-    simt.set_schedules(before["schedules"])
-
-
 def random_tree(rng, nodes):
     return TokenTree([-1, *(int(rng.integers(max(0, i - 9), i)) for i in range(1, nodes))])
 
@@ -84,7 +75,7 @@ def close(got, want, dtype=np.float32):
 # Query rows of a head of keys: 1, 4 and 5 (float32 changes its tile), 16 and 17 (the kind of block changes), 64 and 65.
 @pytest.mark.parametrize(("heads", "nodes"), [(1, 1), (2, 2), (1, 5), (2, 8), (1, 17), (2, 32), (1, 65)], ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_rows_of_a_head_of_keys(dtype, heads, nodes, one_schedule, rng):
+def test_rows_of_a_head_of_keys(dtype, heads, nodes, rng):
     trees = [random_tree(rng, nodes), random_tree(rng, max(1, nodes - 2))]
     q, k, v = call(rng, (2, heads, 1, nodes, 24), 130, dtype)
     lengths = [60, 0]
@@ -93,7 +84,7 @@ def test_rows_of_a_head_of_keys(dtype, heads, nodes, one_schedule, rng):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_splits(dtype, one_schedule, rng):
+def test_splits(dtype, rng):
     """Lengths around one and two splits; a short sequence leaves the later ones empty."""
     capacity = 2 * LEAST + 10
     lengths = [LEAST - 3, LEAST - 1, 2 * LEAST + 7, 0]
@@ -118,7 +109,7 @@ def test_every_schedule_gives_the_same_bits_in_splits_of_pages(rng):
 
 
 @pytest.mark.parametrize(("rows", "dtype"), [(1, np.float32), (7, np.float16), (200, np.float16)])
-def test_pages_of_any_size_and_order_of_axes(rows, dtype, one_schedule, rng):
+def test_pages_of_any_size_and_order_of_axes(rows, dtype, rng):
     """Pages (P, G, R, D) and, as vLLM keeps them, (P, R, G, D) seen transposed."""
     count = -(-150 // rows)
     q, k, v = call(rng, (1, 2, 2, 5, 16), count * rows, dtype)
@@ -135,14 +126,14 @@ def test_pages_of_any_size_and_order_of_axes(rows, dtype, one_schedule, rng):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("width", [1, 7, 64, 80, 136])
-def test_widths(width, dtype, one_schedule, rng):
+def test_widths(width, dtype, rng):
     trees = [random_tree(rng, 3)]
     q, k, v = call(rng, (1, 1, 1, 3, width), 70, dtype)
     close(check(q, k, v, [65], trees), attend64(q, k, v, [65], trees), dtype)
 
 
 @pytest.mark.parametrize("shape", ["chain", "star", "random"])
-def test_trees_of_many_steps(shape, one_schedule, rng):
+def test_trees_of_many_steps(shape, rng):
     """More nodes than a step has keys and a tile has rows: walks to the root cross steps, tiles and the prefix."""
     made = {"chain": TokenTree.chain(150), "star": TokenTree([-1] + [0] * 149), "random": random_tree(rng, 150)}
     nodes = made[shape]
@@ -152,7 +143,7 @@ def test_trees_of_many_steps(shape, one_schedule, rng):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_values_that_are_no_numbers_reach_those_who_see_them(dtype, bad, one_schedule, rng):
+def test_values_that_are_no_numbers_reach_those_who_see_them(dtype, bad, rng):
     """A weight of zero does not hide them, so steps with hidden keys look for them: few rows, and many."""
     for nodes in (6, 30):
         tree_ = TokenTree([-1, 0, 0, 1, 2, 2, *[1] * (nodes - 6)])
@@ -171,7 +162,7 @@ def test_values_that_are_no_numbers_reach_those_who_see_them(dtype, bad, one_sch
         close((o[:, :, ~sees], lse[:, :, ~sees]), (clean[:, :, ~sees], clean_lse[:, :, ~sees]), dtype)
 
 
-def test_a_short_sequence_gets_the_bits_of_the_only_split(one_schedule, rng):
+def test_a_short_sequence_gets_the_bits_of_the_only_split(rng):
     """A sequence within one split: joining it with empty ones changes nothing."""
     q, k, v = call(rng, (1, 2, 1, 3, 16), 2 * LEAST + 9, np.float16)
     nodes = random_tree(rng, 3)
@@ -181,7 +172,7 @@ def test_a_short_sequence_gets_the_bits_of_the_only_split(one_schedule, rng):
         np.testing.assert_array_equal(one, other)
 
 
-def test_views_that_are_no_whole_chunks(one_schedule, rng):
+def test_views_that_are_no_whole_chunks(rng):
     q, k, v = (x[..., 3:17] for x in call(rng, (2, 2, 1, 4, 20), 40, np.float16))
     trees = [random_tree(rng, 4)] * 2
     close(check(q, k, v, [30, 7], trees), attend64(q, k, v, [30, 7], trees), np.float16)
