@@ -23,7 +23,7 @@ TreePlan plan_of(const TreeAttentionArgs& a) {
   const int64_t tile_rows = !few ? kManyRows : a.dtype == DType::f32 && plan.rows <= 4 ? 4 : kFewRows;
   plan.tiles = divided_up(plan.rows, tile_rows);
   plan.least = few ? kLeastOfFew : kLeastOfMany;
-  plan.capacity = a.table.rows * (a.table.pages ? a.table.per_sequence : 1);
+  plan.capacity = a.table.count == 0 ? 0 : a.table.rows * (a.table.pages ? a.table.per_sequence : 1);
   const int64_t wanted = divided_up(kWantedBlocks, a.batch * a.groups * plan.tiles);
   plan.splits = clamped(wanted, 1, clamped(divided_up(plan.capacity, plan.least), 1, kWantedBlocks));
   plan.wide = attention::gpu::are_wide({&a.q, &a.k, &a.v}, {}, a.width, a.dtype);

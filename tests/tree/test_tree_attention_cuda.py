@@ -25,7 +25,7 @@ def random_tree(rng, nodes):
 
 
 def call(rng, shape, capacity, dtype=np.float32):
-    """q (B, H, T, D) and caches of G heads and `capacity` rows, NaN but where a test writes numbers."""
+    """q (B, H, T, D), and caches of G heads and `capacity` rows."""
     batch, heads, groups, nodes, width = shape
     q = rng.standard_normal((batch, heads, nodes, width)).astype(dtype)
     return q, *(rng.standard_normal((batch, groups, capacity, width)).astype(dtype) for _ in range(2))
@@ -57,8 +57,8 @@ def attend64(q, k, v, lengths, trees):
     return o, lse
 
 
-def check(q, k, v, lengths, trees, **options):
-    """Half precision: two roundings, of the weights and of the answer, and products of values of a few units."""
+def attend(q, k, v, lengths, trees, **options):
+    """The answers of a tree a sequence, padded to the nodes of q."""
     parents = np.full((len(q), q.shape[2]), -1)
     for b, nodes in enumerate(trees):
         parents[b, : len(nodes)] = nodes.parents
@@ -67,6 +67,7 @@ def check(q, k, v, lengths, trees, **options):
 
 
 def close(got, want, dtype=np.float32):
+    """Half precision: the weights are rounded, and the answer; the scores are not."""
     bound = 4e-6 if dtype == np.float32 else 2.0**-9
     np.testing.assert_allclose(got[0].astype(np.float64), want[0], rtol=bound, atol=bound)
     np.testing.assert_allclose(got[1], want[1], rtol=4e-6, atol=4e-6 if dtype == np.float32 else 1e-4)
@@ -80,7 +81,7 @@ def test_rows_of_a_head_of_keys(dtype, heads, nodes, rng):
     q, k, v = call(rng, (2, heads, 1, nodes, 24), 130, dtype)
     lengths = [60, 0]
     hide_unused((k, v), lengths, trees)
-    close(check(q, k, v, lengths, trees), attend64(q, k, v, lengths, trees), dtype)
+    close(attend(q, k, v, lengths, trees), attend64(q, k, v, lengths, trees), dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -91,7 +92,7 @@ def test_splits(dtype, rng):
     trees = [random_tree(rng, n) for n in (3, 3, 2, 1)]
     q, k, v = call(rng, (4, 2, 1, 3, 8), capacity, dtype)
     hide_unused((k, v), lengths, trees)
-    close(check(q, k, v, lengths, trees), attend64(q, k, v, lengths, trees), dtype)
+    close(attend(q, k, v, lengths, trees), attend64(q, k, v, lengths, trees), dtype)
 
 
 def test_every_schedule_gives_the_same_bits_in_splits_of_pages(rng):
@@ -105,7 +106,7 @@ def test_every_schedule_gives_the_same_bits_in_splits_of_pages(rng):
         pool = np.full((7, 1, rows, 16), np.nan, cache.dtype)
         pool[pages[0]] = cache[0].reshape(1, 5, rows, 16).swapaxes(0, 1)
         paged.append(pool)
-    close(check(q, *paged, [length], [nodes], pages=pages), want, np.float16)
+    close(attend(q, *paged, [length], [nodes], pages=pages), want, np.float16)
 
 
 @pytest.mark.parametrize(("rows", "dtype"), [(1, np.float32), (7, np.float16), (200, np.float16)])
@@ -119,9 +120,9 @@ def test_pages_of_any_size_and_order_of_axes(rows, dtype, rng):
     pools = [np.full((count + 2, 2, rows, 16), np.nan, dtype) for _ in range(2)]
     for pool, cache in zip(pools, (k, v), strict=True):
         pool[pages[0]] = cache[0].reshape(2, count, rows, 16).swapaxes(0, 1)
-    close(check(q, *pools, [133], [nodes], pages=pages), want, dtype)
+    close(attend(q, *pools, [133], [nodes], pages=pages), want, dtype)
     swapped = [np.ascontiguousarray(pool.swapaxes(1, 2)).swapaxes(1, 2) for pool in pools]
-    close(check(q, *swapped, [133], [nodes], pages=pages.astype(np.int32)), want, dtype)
+    close(attend(q, *swapped, [133], [nodes], pages=pages.astype(np.int32)), want, dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -129,7 +130,7 @@ def test_pages_of_any_size_and_order_of_axes(rows, dtype, rng):
 def test_widths(width, dtype, rng):
     trees = [random_tree(rng, 3)]
     q, k, v = call(rng, (1, 1, 1, 3, width), 70, dtype)
-    close(check(q, k, v, [65], trees), attend64(q, k, v, [65], trees), dtype)
+    close(attend(q, k, v, [65], trees), attend64(q, k, v, [65], trees), dtype)
 
 
 @pytest.mark.parametrize("shape", ["chain", "star", "random"])
@@ -138,7 +139,7 @@ def test_trees_of_many_steps(shape, rng):
     made = {"chain": TokenTree.chain(150), "star": TokenTree([-1] + [0] * 149), "random": random_tree(rng, 150)}
     nodes = made[shape]
     q, k, v = call(rng, (1, 1, 1, 150, 8), 190, np.float16)
-    close(check(q, k, v, [37], [nodes]), attend64(q, k, v, [37], [nodes]), np.float16)
+    close(attend(q, k, v, [37], [nodes]), attend64(q, k, v, [37], [nodes]), np.float16)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -151,13 +152,13 @@ def test_values_that_are_no_numbers_reach_those_who_see_them(dtype, bad, rng):
         clean, clean_lse = attend64(q, k, v, [40], [tree_])
         spoiled = v.copy()
         spoiled[0, 0, 42] = bad  # node 2
-        o, lse = check(q, k, spoiled, [40], [tree_])
+        o, lse = attend(q, k, spoiled, [40], [tree_])
         sees = tree_.mask[:, 2]
         assert not np.isfinite(o[0, 0, sees]).any()
         close((o[:, :, ~sees], lse), (clean[:, :, ~sees], clean_lse), dtype)
         spoiled = k.copy()
         spoiled[0, 0, 42] = bad
-        o, lse = check(q, spoiled, v, [40], [tree_])
+        o, lse = attend(q, spoiled, v, [40], [tree_])
         assert not np.isfinite(lse[0, 0, sees]).any()
         close((o[:, :, ~sees], lse[:, :, ~sees]), (clean[:, :, ~sees], clean_lse[:, :, ~sees]), dtype)
 
@@ -166,8 +167,8 @@ def test_a_short_sequence_gets_the_bits_of_the_only_split(rng):
     """A sequence within one split: joining it with empty ones changes nothing."""
     q, k, v = call(rng, (1, 2, 1, 3, 16), 2 * LEAST + 9, np.float16)
     nodes = random_tree(rng, 3)
-    alone = check(q, np.ascontiguousarray(k[:, :, :LEAST]), np.ascontiguousarray(v[:, :, :LEAST]), [99], [nodes])
-    among = check(q, k, v, [99], [nodes])
+    alone = attend(q, np.ascontiguousarray(k[:, :, :LEAST]), np.ascontiguousarray(v[:, :, :LEAST]), [99], [nodes])
+    among = attend(q, k, v, [99], [nodes])
     for one, other in zip(alone, among, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -175,4 +176,26 @@ def test_a_short_sequence_gets_the_bits_of_the_only_split(rng):
 def test_views_that_are_no_whole_chunks(rng):
     q, k, v = (x[..., 3:17] for x in call(rng, (2, 2, 1, 4, 20), 40, np.float16))
     trees = [random_tree(rng, 4)] * 2
-    close(check(q, k, v, [30, 7], trees), attend64(q, k, v, [30, 7], trees), np.float16)
+    close(attend(q, k, v, [30, 7], trees), attend64(q, k, v, [30, 7], trees), np.float16)
+
+
+@pytest.mark.parametrize("nodes", [4, 30])
+def test_bfloat16(nodes, rng):
+    torch = pytest.importorskip("torch", reason="NumPy has no bfloat16")
+    q, k, v = (torch.from_numpy(x).bfloat16() for x in call(rng, (1, 2, 1, nodes, 40), 300))
+    made = random_tree(rng, nodes)
+    o, lse = tree.tree_attention(q, k, v, 300 - nodes, made, return_lse=True)
+    want, want_lse = attend64(*(x.float().numpy() for x in (q, k, v)), [300 - nodes], [made])
+    np.testing.assert_allclose(o.float().numpy(), want, rtol=2.0**-7, atol=2.0**-6)
+    np.testing.assert_allclose(lse.numpy(), want_lse, rtol=4e-6, atol=1e-4)
+
+
+def test_one_length_for_all_and_logits_of_any_size(rng):
+    """Products of 10,000: the running maximum moves across warps, steps and splits."""
+    q, k, v = call(rng, (2, 1, 1, 2, 8), LEAST + 40)
+    k *= np.linspace(1, 1200, LEAST + 40, dtype=np.float32)[:, None]
+    trees = [TokenTree([-1, 0])] * 2
+    o, lse = tree.tree_attention(q, k, v, LEAST + 30, trees[0], return_lse=True)
+    want, want_lse = attend64(q, k, v, [LEAST + 30] * 2, trees)
+    np.testing.assert_allclose(lse, want_lse, rtol=1e-6)
+    np.testing.assert_allclose(o, want, rtol=0, atol=2e-2)  # exponents are known to 2^-10 of 10,000

@@ -64,8 +64,8 @@ def tree_attention(
     exp(s_ij)`` over the rows that node i sees: sequence b holds ``lengths[b]`` rows of prefix, then a row for each of
     its nodes. A padded node gets zeros and lse -inf, as does one whose scores are all -inf. A NaN makes the answers of
     those nodes NaN that see its row, and no others. Rows behind the last node, and pages of nothing else, are never
-    read. Half-precision inputs: scores and sums in float32. The same bits for any number of threads; on the CPU also for
-    pages of any size, and for a sequence alone or among others (a GPU cuts long caches by the shapes of the call).
+    read. Half-precision inputs: scores and sums in float32. The same bits for any number of threads; on the CPU also
+    for pages of any size, and for a sequence alone or among others (a GPU cuts long caches by the shapes of the call).
 
     Args:
         q: (B, H, T, D) float32, float16 or bfloat16, D from 1 to 256; any outer strides.
