@@ -354,6 +354,15 @@ def test_sampled_acceptance_has_the_models_distribution():
     assert chi_square(second, p[1], second.sum()) < 16.3
 
 
+def test_sampled_acceptance_without_a_draft_is_a_draw_of_the_model():
+    draw = torch.Generator().manual_seed(0)
+    p = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
+    found = [accept_sampled([], p[:0], p, draw) for _ in range(2000)]
+    assert {count for count, _ in found} == {0}
+    counts = torch.bincount(torch.tensor([token for _, token in found]), minlength=4).float()
+    assert chi_square(counts, p[0], 2000) < 16.3
+
+
 def test_sampled_acceptance_takes_all_where_both_agree():
     draw = torch.Generator().manual_seed(0)
     p = torch.softmax(torch.randn(3, 9, generator=draw), -1)

@@ -62,13 +62,11 @@ def accept_sampled(draft: Sequence[int], q: Tensor, p: Tensor, generator: torch.
     Returns:
         How many drafted tokens stand, and the token behind them.
     """
-    coins = torch.rand(len(draft), generator=generator, device=p.device).tolist()
-    for place, (token, coin) in enumerate(zip(draft, coins, strict=True)):
-        if coin * float(q[place, token]) >= float(p[place, token]):
-            rest = (p[place] - q[place]).clamp(min=0)
-            rest = rest if float(rest.sum()) > 0 else p[place]
-            return place, int(torch.multinomial(rest, 1, generator=generator))
-    return len(draft), int(torch.multinomial(p[len(draft)], 1, generator=generator))
+    coins = torch.rand(1, len(draft) + 1, generator=generator, device=p.device)
+    tokens = torch.tensor([draft], dtype=torch.int64, device=p.device)
+    kept = ops.verify_chain(tokens, p[None], q[None], coins)
+    accepted = int(kept.accepted)
+    return accepted, int(kept.tokens[0, accepted])
 
 
 class DelRow:
