@@ -166,6 +166,10 @@ Tensor Call::matrices(const char* name, py::handle object, uint32_t dtypes, cons
   return take(name, object, dtypes, shape, Layout::transposable);
 }
 
+Tensor Call::table(const char* name, py::handle object, uint32_t dtypes, const char* shape) {
+  return take(name, object, dtypes, shape, Layout::table);
+}
+
 Tensor Call::optional(const char* name, py::handle object, uint32_t dtypes, const char* shape) {
   return object.is_none() ? Tensor{} : in(name, object, dtypes, shape);
 }
@@ -186,7 +190,8 @@ Tensor Call::take(const char* name, py::handle object, uint32_t dtypes, const ch
   check_dtype(slot, imported, dtypes);
   note_extent(slot, imported);
   check_overlap(slot);
-  const bool dense = layout == Layout::dense || (dtypes & dtype_bit(DType::i64)) != 0;
+  const bool widens = layout != Layout::table && (dtypes & dtype_bit(DType::i64)) != 0;
+  const bool dense = layout == Layout::dense || widens;
   Tensor tensor = make_readable(slot, imported.view, dense, layout == Layout::transposable);
   stage(slot, tensor);
   return tensor;
@@ -220,10 +225,36 @@ Tensor Call::out(const char* name, py::handle object, DType dtype, const char* s
   check_device(slot, imported.view);
   check_shape(slot, imported.view, shape, imported);
   check_dtype(slot, imported, dtype_bit(dtype));
-  if (!ours) check_writable(slot, imported);
+  if (!ours) {
+    check_writable(slot, imported);
+    const bool fits = is_contiguous(imported.view) || is_empty(imported.view);
+    if (!fits) fail_value(name, "C-contiguous", "a strided array");
+  }
   note_extent(slot, imported);
   check_overlap(slot);
   Tensor tensor = with_regular_strides(imported.view);
+  stage(slot, tensor);
+  return tensor;
+}
+
+Tensor Call::inout(const char* name, py::handle object, uint32_t dtypes, const char* shape) {
+  Slot& slot = next_slot(name, object);
+  slot.written = true;
+  slot.updated = true;
+  const Imported& imported = slot.arg.import(op_, name, object);
+  const View& view = imported.view;
+  check_device(slot, view);
+  check_shape(slot, view, shape, imported);
+  check_dtype(slot, imported, dtypes);
+  check_writable(slot, imported);
+  const int inner = view.ndim - 1;
+  if (view.shape[inner] > 1 && view.strides[inner] != 1) {
+    fail_value(name, "contiguous along its last dimension", "a strided array");
+  }
+  if (!has_own_elements(view)) fail_value(name, "free of shared memory and negative strides", "a view with some");
+  note_extent(slot, imported);
+  check_overlap(slot);
+  Tensor tensor = with_regular_strides(view);
   stage(slot, tensor);
   return tensor;
 }
@@ -285,7 +316,6 @@ std::string Call::shape_text(const char* shape) const {
 }
 
 void Call::check_writable(const Slot& slot, const Imported& imported) const {
-  const View& view = imported.view;
   if (imported.read_only) fail_value(slot.name, "writable", imported.read_only);
   if (imported.route == Route::legacy && !exports_only_writable(slot.object)) {
     fail_value(slot.name, "writable",
@@ -295,7 +325,7 @@ void Call::check_writable(const Slot& slot, const Imported& imported) const {
   if (imported.torch_like && py::getattr(slot.object, "requires_grad", py::none()).is(py::bool_(true))) {
     fail_value(slot.name, "detached from autograd", "a tensor that requires grad (pass its .detach())");
   }
-  if (!is_contiguous(view) && !is_empty(view)) fail_value(slot.name, "C-contiguous", "a strided array");
+  const View& view = imported.view;
   if (reinterpret_cast<uintptr_t>(view.data) % item_size(view.dtype) != 0) {
     fail_value(slot.name, "aligned to its item size", "a misaligned array");
   }

@@ -69,6 +69,11 @@ class Call {
   // framework of the first argument; every letter of the shape must be bound by then.
   Tensor out(const char* name, py::handle object, DType dtype, const char* shape);
   Tensor optional_out(const char* name, py::handle object, DType dtype, const char* shape);
+  // Changed in place: writable and disjoint from every other argument, as an output, but of any outer strides, and never
+  // converted. What lies between its elements is not touched.
+  Tensor inout(const char* name, py::handle object, uint32_t dtypes, const char* shape);
+  // As in, but int32 stays int32 and no integer array is packed for its outer strides: for tables too large to copy.
+  Tensor table(const char* name, py::handle object, uint32_t dtypes, const char* shape);
 
   // What the op returns to Python: its one output, or a tuple of them. Call after TK_RUN.
   py::object results();
@@ -131,11 +136,12 @@ class Call {
     const char* lowest = nullptr;  // first and one past the last byte the op may touch
     const char* highest = nullptr;
     bool written = false;
+    bool updated = false;  // written, and read before
   };
 
   py::object allocate(const char* name, DType dtype, const char* shape) const;
   Slot& next_slot(const char* name, py::handle object);
-  enum class Layout { strided, dense, transposable };
+  enum class Layout { strided, dense, transposable, table };
   Tensor take(const char* name, py::handle object, uint32_t dtypes, const char* shape, Layout layout);
   void check_device(const Slot& slot, const View& view);
   void check_dtype(const Slot& slot, const Imported& imported, uint32_t dtypes) const;

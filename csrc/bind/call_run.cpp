@@ -50,7 +50,8 @@ void Call::stage([[maybe_unused]] Slot& slot, [[maybe_unused]] Tensor& tensor) {
   int64_t reach = 1;
   for (int i = 0; i < tensor.ndim; ++i) reach += (tensor.shape[i] - 1) * tensor.strides[i];
   const size_t bytes = is_empty(tensor) ? 0 : static_cast<size_t>(reach) * item_size(tensor.dtype);
-  tensor.data = staging_->scope.stage(slot.name, tensor.data, bytes, slot.written);
+  const simt::Use use = slot.updated ? simt::Use::updated : slot.written ? simt::Use::written : simt::Use::read;
+  tensor.data = staging_->scope.stage(slot.name, tensor.data, bytes, use);
 #endif
 }
 

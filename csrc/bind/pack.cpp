@@ -53,6 +53,22 @@ bool expressible(const View& view, bool dense) {
   return true;
 }
 
+bool has_own_elements(const View& view) {
+  bool taken[kMaxDims] = {};
+  int64_t reach = 1;  // of the dimensions with the smallest strides so far, in elements
+  for (int step = 0; step < view.ndim; ++step) {
+    int next = -1;
+    for (int i = 0; i < view.ndim; ++i) {
+      if (!taken[i] && (next < 0 || view.strides[i] < view.strides[next])) next = i;
+    }
+    taken[next] = true;
+    if (view.shape[next] <= 1) continue;
+    if (view.strides[next] < reach) return false;
+    reach += (view.shape[next] - 1) * view.strides[next];
+  }
+  return true;
+}
+
 void regularise_strides(View& view) {
   int64_t dense = 1;
   for (int i = view.ndim - 1; i >= 0; --i) {

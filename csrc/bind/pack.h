@@ -10,6 +10,9 @@ namespace tk::bind {
 // Usable as it is: aligned, no negative stride, innermost extent contiguous (`dense`: all of them).
 bool expressible(const View& view, bool dense);
 
+// No two elements share memory, and no stride is negative. Cautious: some interleaved arrays fail.
+bool has_own_elements(const View& view);
+
 // Extents of one may come with any stride; kernels see the stride a dense array would have there.
 void regularise_strides(View& view);
 void set_dense_strides(View& view);

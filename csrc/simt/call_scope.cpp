@@ -38,10 +38,10 @@ bool is_guard(const unsigned char* bytes, size_t count) {
 
 }  // namespace
 
-GuardedBuffer::GuardedBuffer(std::string name, size_t bytes, const void* like, bool written)
+GuardedBuffer::GuardedBuffer(std::string name, size_t bytes, const void* like, Use use)
     : name_(std::move(name)),
       bytes_(bytes),
-      written_(written),
+      use_(use),
       memory_(std::make_unique_for_overwrite<unsigned char[]>(bytes + 2 * kGuardBytes + kAlign + kKeptBits)) {
   const auto first = reinterpret_cast<uintptr_t>(memory_.get()) + kGuardBytes;
   data_ = reinterpret_cast<unsigned char*>((first + kAlign - 1) / kAlign * kAlign +
@@ -61,15 +61,15 @@ void GuardedBuffer::check_guards(const std::string& op) const {
 
 CallScope::CallScope(std::string op) : op_(std::move(op)) {}
 
-void* CallScope::stage(const char* name, void* data, size_t bytes, bool written) {
-  arguments_.push_back(Argument{GuardedBuffer(name, bytes, data, written), data});
+void* CallScope::stage(const char* name, void* data, size_t bytes, Use use) {
+  arguments_.push_back(Argument{GuardedBuffer(name, bytes, data, use), data});
   const GuardedBuffer& buffer = arguments_.back().buffer;
-  if (bytes && !written) std::memcpy(buffer.data(), data, bytes);
+  if (bytes && use == Use::read) std::memcpy(buffer.data(), data, bytes);
   return buffer.data();
 }
 
 void* CallScope::workspace(size_t bytes) {
-  arguments_.push_back(Argument{GuardedBuffer("workspace", bytes, nullptr, true), nullptr});
+  arguments_.push_back(Argument{GuardedBuffer("workspace", bytes, nullptr, Use::written), nullptr});
   return arguments_.back().buffer.data();
 }
 
@@ -92,8 +92,9 @@ void CallScope::run(const std::function<void()>& launcher) {
 
 void CallScope::run_once(const std::function<void()>& launcher, size_t index) {
   for (const Argument& argument : arguments_) {
-    if (!argument.buffer.written()) continue;
-    argument.buffer.fill(argument.original ? kPoisons[0] : machine().poison);
+    const GuardedBuffer& buffer = argument.buffer;
+    if (buffer.use() == Use::written) buffer.fill(argument.original ? kPoisons[0] : machine().poison);
+    if (buffer.use() == Use::updated && buffer.bytes()) std::memcpy(buffer.data(), argument.original, buffer.bytes());
   }
   launcher();
   for (const Argument& argument : arguments_) argument.buffer.check_guards(op_);

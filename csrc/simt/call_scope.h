@@ -10,16 +10,20 @@
 
 namespace tk::simt {
 
+// What kernels do with an argument. One that is updated holds the caller's values before every run.
+enum class Use { read, written, updated };
+
 // Memory of exactly the size asked for, between guard bytes, as an op's argument.
 class GuardedBuffer {
  public:
   // The address keeps the low bits of `like`, so that launchers choose the path they would choose for the original.
-  GuardedBuffer(std::string name, size_t bytes, const void* like, bool written);
+  GuardedBuffer(std::string name, size_t bytes, const void* like, Use use);
 
   unsigned char* data() const { return data_; }
   size_t bytes() const { return bytes_; }
   const std::string& name() const { return name_; }
-  bool written() const { return written_; }
+  Use use() const { return use_; }
+  bool written() const { return use_ != Use::read; }
   void fill(unsigned char value) const;
   // Throws when a guard byte has changed.
   void check_guards(const std::string& op) const;
@@ -27,7 +31,7 @@ class GuardedBuffer {
  private:
   std::string name_;
   size_t bytes_;
-  bool written_;
+  Use use_;
   std::unique_ptr<unsigned char[]> memory_;
   unsigned char* data_;
 };
@@ -36,8 +40,8 @@ class CallScope {
  public:
   explicit CallScope(std::string op);
 
-  // A copy of `bytes` bytes at `data` for the kernels; `finish` copies it back if it is `written`.
-  void* stage(const char* name, void* data, size_t bytes, bool written);
+  // A copy of `bytes` bytes at `data` for the kernels; `finish` copies it back unless it is only read.
+  void* stage(const char* name, void* data, size_t bytes, Use use);
   void* workspace(size_t bytes);
   // Calls `launcher` once per schedule and copy timing. Throws std::runtime_error when a kernel misbehaves or two runs
   // differ. Needs no GIL; one call at a time runs, others wait.
