@@ -69,8 +69,8 @@ class Call {
   // framework of the first argument; every letter of the shape must be bound by then.
   Tensor out(const char* name, py::handle object, DType dtype, const char* shape);
   Tensor optional_out(const char* name, py::handle object, DType dtype, const char* shape);
-  // Changed in place: writable and disjoint from every other argument, as an output, but of any outer strides, and never
-  // converted. What lies between its elements is not touched.
+  // Changed in place: writable and disjoint from every other argument, as an output, but of any outer strides, and
+  // never converted. What lies between its elements is not touched.
   Tensor inout(const char* name, py::handle object, uint32_t dtypes, const char* shape);
   // As in, but int32 stays int32 and no integer array is packed for its outer strides: for tables too large to copy.
   Tensor table(const char* name, py::handle object, uint32_t dtypes, const char* shape);

@@ -22,8 +22,8 @@ size_t compact_cache_workspace(const CompactCacheArgs&) { return 0; }
 
 void compact_cache(const CompactCacheArgs& a, const GpuContext& context) {
   if (a.batch == 0) return;
-  const bool wide =
-      merge::gpu::fits_words({a.cache}, {a.width, a.layer_stride, a.page_stride, a.group_stride, a.row_stride}, a.dtype);
+  const bool wide = merge::gpu::fits_words(
+      {a.cache}, {a.width, a.layer_stride, a.page_stride, a.group_stride, a.row_stride}, a.dtype);
   if (wide) return launch_compact<merge::gpu::Word16>(a, context.stream);
   if (a.dtype == DType::f32) return launch_compact<uint32_t>(a, context.stream);
   launch_compact<uint16_t>(a, context.stream);

@@ -27,8 +27,8 @@ struct CompactCacheArgs {
   const int64_t* pages;  // or null
   int64_t* new_lengths;
   DType dtype;
-  int64_t layers, batch, groups, nodes, width;                   // L, B, G, A, D
-  int64_t page_count, page_rows, table;                          // P, R, M; without pages B, S, 1
+  int64_t layers, batch, groups, nodes, width;                  // L, B, G, A, D
+  int64_t page_count, page_rows, table;                         // P, R, M; without pages B, S, 1
   int64_t layer_stride, page_stride, group_stride, row_stride;  // in elements
 };
 

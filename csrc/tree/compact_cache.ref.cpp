@@ -12,8 +12,8 @@ void compact_cache(const CompactCacheArgs& a) {
     const int64_t nodes = path_nodes(a, b);
     std::vector<unsigned char> rows(static_cast<size_t>(nodes * row_bytes));
     for (int64_t i = 0; i < a.layers * a.groups; ++i) {
-      auto* base = static_cast<unsigned char*>(a.cache) +
-                   (i / a.groups * a.layer_stride + i % a.groups * a.group_stride) * item;
+      auto* base =
+          static_cast<unsigned char*>(a.cache) + (i / a.groups * a.layer_stride + i % a.groups * a.group_stride) * item;
       for (int64_t t = 0; t < nodes; ++t) {
         const int64_t from = cache_row(a, b, a.lengths[b] + a.path[b * a.nodes + t]);
         std::memcpy(rows.data() + t * row_bytes, base + from * item, static_cast<size_t>(row_bytes));

@@ -33,7 +33,8 @@ class Arguments {
   Arguments() : scope_("selftest") {}
   template <class T>
   const T* in(const char* name, const std::vector<T>& values) {
-    return static_cast<const T*>(scope_.stage(name, const_cast<T*>(values.data()), values.size() * sizeof(T), Use::read));
+    return static_cast<const T*>(
+        scope_.stage(name, const_cast<T*>(values.data()), values.size() * sizeof(T), Use::read));
   }
   template <class T>
   T* out(const char* name, std::vector<T>& values) {

@@ -41,6 +41,7 @@ from tokernel.ops._select_points import farthest_points
 from tokernel.ops._select_power import power_iterate
 from tokernel.ops._select_topk import topk, topk_mask, topp_mask
 from tokernel.ops._tree_attention import tree_attention
+from tokernel.ops._tree_cache import build_tree, compact_cache, update_adjacency
 from tokernel.ops._tree_draft import expand_greedy, sample_without_replacement
 from tokernel.ops._tree_merge import merge_attention
 from tokernel.ops._tree_rows import row_stats
@@ -53,9 +54,10 @@ __all__ = [
     "Dense",
     "Disc",
     "Expanded",
-    "KMeans",
     "Extras",
     "ExtrasResult",
+    "KMeans",
+    "KMeans",
     "Mask",
     "MergePlan",
     "PrefixCausal",
@@ -65,23 +67,25 @@ __all__ = [
     "TokenTree",
     "Tree",
     "Verified",
+    "Window",
     "accumulate_head_scores",
     "accumulate_importance",
     "assign",
     "attention",
-    "attention_map_ce",
-    "Window",
     "attention_column_sums",
+    "attention_map_ce",
     "attention_rows",
     "bipartite_match",
+    "build_tree",
     "centroid_topp_map",
+    "compact_cache",
     "compact_rows",
     "cosine_match",
     "expand_greedy",
     "farthest_points",
     "gather_rows",
-    "inverse_permute_rows",
     "gathered_rope_attention",
+    "inverse_permute_rows",
     "join_bits",
     "kmeans",
     "kth_match",
@@ -115,6 +119,7 @@ __all__ = [
     "topp_mask",
     "tree_attention",
     "update",
+    "update_adjacency",
     "verify_chain",
     "verify_greedy",
     "verify_stochastic",

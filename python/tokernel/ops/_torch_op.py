@@ -82,6 +82,27 @@ def define(
     return _with_gradient(name, kernel, dispatched, setup, backward)
 
 
+def define_in_place(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+    """Register an op that changes its first argument, ``Tensor(a!)`` in the schema, and has no gradient.
+
+    Every call takes the dispatcher, which counts the change: autograd then knows that a saved tensor is stale.
+    """
+    name = schema.split("(", 1)[0]
+    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _library.impl(name, kernel, "CPU")
+    _library.impl(name, kernel, "CUDA")
+    torch.library.register_fake(f"tokernel::{name}", fake, lib=_library)
+    dispatched: Callable[..., Any] = getattr(torch.ops.tokernel, name).default
+
+    def count_change(keyset: Any, *args: Any) -> Any:
+        torch.autograd.graph.increment_version(args[0])
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            return dispatched.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, *args)  # type: ignore[attr-defined]
+
+    _library.impl(name, count_change, "ADInplaceOrView", with_keyset=True)
+    return dispatched
+
+
 def _without_gradient(kernel: Callable[..., Any], dispatched: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         if _is_compiling() or _route(args) in (_DISPATCHER, _TRANSFORM):

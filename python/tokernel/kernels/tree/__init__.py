@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Family tree: trees of draft tokens, and what speculative decoding does with rows of logits."""
 
+from tokernel.kernels.tree._adjacency import build_tree, update_adjacency
 from tokernel.kernels.tree._attention import tree_attention
+from tokernel.kernels.tree._cache import compact_cache
 from tokernel.kernels.tree._draft import Expanded, expand_greedy, sample_without_replacement
 from tokernel.kernels.tree._merge import merge_attention, merge_attention_backward
 from tokernel.kernels.tree._rows import RowStats, row_stats, row_stats_backward
@@ -23,6 +25,8 @@ __all__ = [
     "Rule",
     "TokenTree",
     "Verified",
+    "build_tree",
+    "compact_cache",
     "expand_greedy",
     "merge_attention",
     "merge_attention_backward",
@@ -31,6 +35,7 @@ __all__ = [
     "row_stats_backward",
     "sample_without_replacement",
     "tree_attention",
+    "update_adjacency",
     "verify_chain",
     "verify_greedy",
     "verify_stochastic",
