@@ -83,8 +83,8 @@ def build_tree(adjacency: Tensor, root: Tensor, tree: Trees, rank: Tensor | None
 
 
 def update_adjacency(adjacency: Tensor, tokens: Tensor, candidates: Tensor) -> None:
-    """Write what the model thinks follows each token into the table, in place; the last of equal tokens wins. Torch form
-    of :func:`tokernel.kernels.tree.update_adjacency`.
+    """Write what the model thinks follows each token into the table, in place; the last of equal tokens wins. Torch
+    form of :func:`tokernel.kernels.tree.update_adjacency`.
 
     Args:
         adjacency: (V, K) int64 or int32. Changed.

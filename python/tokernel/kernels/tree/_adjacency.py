@@ -56,8 +56,8 @@ def update_adjacency(adjacency: Array, tokens: Array, candidates: Array) -> None
         candidates: (B, T, K) int64 or int32, in [0, V).
 
     Raises:
-        ValueError: a rank or extent does not fit, or a token is out of range; nothing has changed then. On a CUDA device
-            values are not checked: a node whose token is out of range is skipped.
+        ValueError: a rank or extent does not fit, or a token is out of range; nothing has changed then. On a CUDA
+            device values are not checked: a node whose token is out of range is skipped.
         TypeError: not an array, or a dtype that is not listed.
 
     >>> import numpy as np

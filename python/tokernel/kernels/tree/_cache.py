@@ -14,9 +14,9 @@ def compact_cache(
     """Move the cache rows of an accepted path behind the prefix, in place, and return the new lengths.
 
     Sequence b holds ``lengths[b]`` rows, then a row for every node of its tree. With ``n`` nodes on ``path[b]``, row
-    ``lengths[b] + path[b, t]`` moves to ``lengths[b] + t`` for ``t < n``, as if all were read before any is written, and
-    the new length is ``lengths[b] + n``. Rows are copied bit for bit, NaN or not; what is behind the new length is left
-    as it is.
+    ``lengths[b] + path[b, t]`` moves to ``lengths[b] + t`` for ``t < n``, as if all were read before any is written,
+    and the new length is ``lengths[b] + n``. Rows are copied bit for bit, NaN or not; what is behind the new length is
+    left as it is.
 
     Args:
         cache: (B, G, S, D) or, for all layers at once, (L, B, G, S, D) float32, float16 or bfloat16; any outer strides,
@@ -25,8 +25,8 @@ def compact_cache(
         path: (B, A) int64 or int32: the accepted nodes in ascending order, root first as verification gives them, then
             -1. A row of nothing but -1 moves nothing.
         pages: (B, M) int64 or int32 for a paged cache, (P, G, R, D) or (L, P, G, R, D): row j of sequence b is row
-            ``j % R`` of page ``pages[b, j // R]``. Only pages that hold named rows are looked at. Pages that are written
-            must be named once.
+            ``j % R`` of page ``pages[b, j // R]``. Only pages that hold named rows are looked at. Pages that are
+            written must be named once.
         out: (B) int64, filled instead of a new array.
 
     Returns:
