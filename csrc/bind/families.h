@@ -35,6 +35,7 @@ void bind_select_gate(py::module_& m);
 void bind_tree(py::module_& m);
 void bind_tree_attention(py::module_& m);
 void bind_tree_cache(py::module_& m);
+void bind_tree_head(py::module_& m);
 void bind_tree_merge(py::module_& m);
 void bind_tree_rows(py::module_& m);
 void bind_tree_verify(py::module_& m);

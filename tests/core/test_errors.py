@@ -152,6 +152,14 @@ CASES = {
         "lengths": np.array([1]),
         "tree": tree.TokenTree([-1, 0]),
     },
+    "build_tree": {
+        "adjacency": np.zeros((3, 2), np.int64),
+        "root": np.array([0]),
+        "tree": np.array([[-1, 0]]),
+        "rank": np.array([[0, 1]]),
+    },
+    "compact_cache": {"cache": floats(1, 2, 4, 3), "lengths": np.array([1]), "path": INDEX[:, ::-1]},
+    "head_argmax_prob": {"h": floats(2, 3), "W": floats(4, 3), "norm_weight": floats(3)},
     "row_stats": {"logits": floats(1, 3), "ids": INDEX},
     "expand_greedy": {"draw_p": floats(1, 3, 2) / 8, "known": np.ones((1, 3), bool), "budget": 2},
     "sample_without_replacement": {"q": floats(1, 3), "k": 2, "u": floats(1, 3) / 4},
@@ -171,6 +179,11 @@ CASES = {
         "tree": np.array([[-1, 0, 0]]),
     },
     "update": {"x": floats(1, 3, 2), "labels": np.array([[1, 0, 1]]), "old": floats(1, 2, 2)},
+    "update_adjacency": {
+        "adjacency": np.zeros((3, 2), np.int64),
+        "tokens": INDEX,
+        "candidates": np.zeros((1, 2, 2), np.int64),
+    },
 }
 FAMILIES = (merge, cluster, attention, select, tree)
 OPS = {
@@ -191,8 +204,15 @@ COMPOSED = {
 }
 
 ARRAYS = [(op, arg) for op, call in CASES.items() for arg, value in call.items() if isinstance(value, np.ndarray)]
+# Arrays whose first extent no other array shows.
+FREE = {
+    ("build_tree", "adjacency"),
+    ("head_argmax_prob", "W"),
+    ("head_argmax_prob", "h"),
+    ("update_adjacency", "adjacency"),
+}
 # Alone, an array of any extents is fine.
-TOGETHER = [(op, arg) for op, arg in ARRAYS if sum(op == other for other, _ in ARRAYS) > 1]
+TOGETHER = [(op, arg) for op, arg in ARRAYS if sum(op == other for other, _ in ARRAYS) > 1 and (op, arg) not in FREE]
 COUNTS = [(op, arg) for op, call in CASES.items() for arg, value in call.items() if isinstance(value, int)]
 
 

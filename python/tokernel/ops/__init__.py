@@ -20,7 +20,7 @@ from tokernel.kernels.attention import (
     Window,
 )
 from tokernel.kernels.cluster import KMeans
-from tokernel.kernels.tree import Chain, Expanded, RowStats, TokenTree, Verified
+from tokernel.kernels.tree import Chain, Expanded, HeadChoice, RowStats, TokenTree, Verified
 from tokernel.ops._attention import attention
 from tokernel.ops._attention_distill import attention_map_ce
 from tokernel.ops._attention_map import attention_column_sums, attention_rows
@@ -43,6 +43,7 @@ from tokernel.ops._select_topk import topk, topk_mask, topp_mask
 from tokernel.ops._tree_attention import tree_attention
 from tokernel.ops._tree_cache import build_tree, compact_cache, update_adjacency
 from tokernel.ops._tree_draft import expand_greedy, sample_without_replacement
+from tokernel.ops._tree_head import head_argmax_prob
 from tokernel.ops._tree_merge import merge_attention
 from tokernel.ops._tree_rows import row_stats
 from tokernel.ops._tree_verify import residual_sample, verify_chain, verify_greedy, verify_stochastic
@@ -56,6 +57,7 @@ __all__ = [
     "Expanded",
     "Extras",
     "ExtrasResult",
+    "HeadChoice",
     "KMeans",
     "KMeans",
     "Mask",
@@ -85,6 +87,7 @@ __all__ = [
     "farthest_points",
     "gather_rows",
     "gathered_rope_attention",
+    "head_argmax_prob",
     "inverse_permute_rows",
     "join_bits",
     "kmeans",

@@ -5,6 +5,7 @@ from tokernel.kernels.tree._adjacency import build_tree, update_adjacency
 from tokernel.kernels.tree._attention import tree_attention
 from tokernel.kernels.tree._cache import compact_cache
 from tokernel.kernels.tree._draft import Expanded, expand_greedy, sample_without_replacement
+from tokernel.kernels.tree._head import HeadChoice, head_argmax_prob
 from tokernel.kernels.tree._merge import merge_attention, merge_attention_backward
 from tokernel.kernels.tree._rows import RowStats, row_stats, row_stats_backward
 from tokernel.kernels.tree._token_tree import TokenTree
@@ -21,6 +22,7 @@ from tokernel.kernels.tree._verify import (
 __all__ = [
     "Chain",
     "Expanded",
+    "HeadChoice",
     "RowStats",
     "Rule",
     "TokenTree",
@@ -28,6 +30,7 @@ __all__ = [
     "build_tree",
     "compact_cache",
     "expand_greedy",
+    "head_argmax_prob",
     "merge_attention",
     "merge_attention_backward",
     "residual_sample",
