@@ -248,7 +248,7 @@ Tensor Call::inout(const char* name, py::handle object, uint32_t dtypes, const c
   check_dtype(slot, imported, dtypes);
   check_writable(slot, imported);
   const int inner = view.ndim - 1;
-  if (view.shape[inner] > 1 && view.strides[inner] != 1) {
+  if (view.shape[inner] > 1 && view.strides[inner] != 1 && !is_empty(view)) {
     fail_value(name, "contiguous along its last dimension", "a strided array");
   }
   if (!has_own_elements(view)) fail_value(name, "free of shared memory and negative strides", "a view with some");

@@ -54,6 +54,7 @@ bool expressible(const View& view, bool dense) {
 }
 
 bool has_own_elements(const View& view) {
+  if (is_empty(view)) return true;
   bool taken[kMaxDims] = {};
   int64_t reach = 1;  // of the dimensions with the smallest strides so far, in elements
   for (int step = 0; step < view.ndim; ++step) {

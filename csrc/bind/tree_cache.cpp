@@ -29,10 +29,10 @@ void check_paths(const Call& call, const tree::CompactCacheArgs& a) {
       const int64_t node = a.path[b * a.nodes + t];
       const int64_t before = t == 0 ? 0 : a.path[b * a.nodes + t - 1];
       const char* rule = nullptr;
-      if (node < -1) rule = "nodes, then -1";
-      if (t > 0 && before == -1 && node != -1) rule = "-1 only behind its nodes";
-      if (t > 0 && node != -1 && before != -1 && node <= before) rule = "strictly increasing";
       if (node >= rows - length) rule = "of nodes whose rows, behind the length, are in the cache";
+      if (t > 0 && node != -1 && before != -1 && node <= before) rule = "strictly increasing";
+      if (t > 0 && node != -1 && before == -1) rule = "-1 only behind its nodes";
+      if (node < -1) rule = "nodes, then -1";
       if (rule) call.fail_value("path", rule, std::to_string(node) + of_sequence(b));
     }
   }
