@@ -59,7 +59,6 @@ __all__ = [
     "ExtrasResult",
     "HeadChoice",
     "KMeans",
-    "KMeans",
     "Mask",
     "MergePlan",
     "PrefixCausal",
