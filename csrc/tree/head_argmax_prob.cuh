@@ -4,7 +4,6 @@
 #pragma once
 #include "core/best_column.cuh"
 #include "tree/head_argmax_prob.h"
-#include "tree/row_sums.h"
 
 namespace tk::tree::gpu {
 
@@ -18,27 +17,27 @@ struct HeadBest {
   float shift, sum;
 };
 
-TK_INLINE HeadBest no_logits() { return {-kInfinity, -1, kNoShift, 0.0f}; }
+TK_INLINE float power(float x) { return exp2f(x * kHeadLog2E); }
+
+TK_INLINE HeadBest no_logits() { return {-kInfinity, -1, kNoHeadShift, 0.0f}; }
 
 TK_INLINE void add_logit(HeadBest* best, float logit, int id) {
   if (logit > best->top || (best->id < 0 && logit == logit)) {
     best->top = logit;
     best->id = id;
   }
-  const float x = logit * kLog2E;
-  if (x > best->shift + kShiftSlack) {
-    const float shift = floorf(x);
-    best->sum *= exp2f(best->shift - shift);
-    best->shift = shift;
+  if (logit > best->shift + kHeadSlack) {
+    best->sum *= power(best->shift - logit);
+    best->shift = logit;
   }
-  best->sum += exp2f(fmaf(logit, kLog2E, -best->shift));
+  best->sum += power(logit - best->shift);
 }
 
 // The same whichever comes first.
 TK_INLINE HeadBest join_best(const HeadBest& a, const HeadBest& b) {
   const bool second = b.id >= 0 && (a.id < 0 || b.top > a.top || (b.top == a.top && b.id < a.id));
   const float shift = fmaxf(a.shift, b.shift);
-  const float sum = a.sum * exp2f(a.shift - shift) + b.sum * exp2f(b.shift - shift);
+  const float sum = a.sum * power(a.shift - shift) + b.sum * power(b.shift - shift);
   return {second ? b.top : a.top, second ? b.id : a.id, shift, sum};
 }
 
@@ -159,7 +158,7 @@ __global__ void __launch_bounds__(kJoinThreads)
   if (n >= a.rows) return;
   HeadBest best = parts[n];
   for (int64_t k = 1; k < splits; ++k) best = join_best(best, parts[k * a.rows + n]);
-  const float prob = exp2f(fmaf(best.top, kLog2E, -best.shift)) / best.sum;
+  const float prob = power(best.top - best.shift) / best.sum;
   a.id[n] = best.id < 0 ? 0 : best.id;
   a.prob[n] = prob > 1.0f ? 1.0f : prob;
 }

@@ -30,7 +30,9 @@ struct HeadArgmaxProbArgs {
   float eps;
 };
 
-constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kHeadLog2E = 1.44269504088896341f;
+constexpr float kNoHeadShift = -3.402823466e38f;  // of a row without a number above -inf
+constexpr float kHeadSlack = 11.0f;               // a logit may exceed the shift by so much before the shift follows
 
 TK_DECLARE_OP(head_argmax_prob, HeadArgmaxProbArgs)
 

@@ -4,23 +4,20 @@
 #pragma once
 #include "core/exp2.h"
 #include "core/simd.h"
-#include "tree/row_sums.h"
+#include "tree/head_argmax_prob.h"
 
 namespace tk::tree {
 namespace {
 
 struct LaneBest {
   vf top;         // the largest logit that is a number
-  vf shift, sum;  // of 2^(logit * log2(e) - shift); a shift is a whole number, or too large to have a fraction
+  vf shift, sum;  // of exp(logit - shift)
   vi id;          // of the largest; -1 before the first
 };
 
-TK_INLINE LaneBest no_logits() { return {set(-__builtin_inff()), set(kNoShift), zero(), set_int(-1)}; }
+TK_INLINE vf power(vf x) { return exp2(x * kHeadLog2E); }
 
-TK_INLINE vf nearest_whole(vf x) {
-  const vf rounded = (x + 12582912.0f) - 12582912.0f;
-  return select(abs(x) < 4194304.0f, rounded, x);
-}
+TK_INLINE LaneBest no_logits() { return {set(-__builtin_inff()), set(kNoHeadShift), zero(), set_int(-1)}; }
 
 // A logit beats the best so far if it is larger, or the first that is a number.
 TK_INLINE void offer_logit(LaneBest* best, vf logit, vi id) {
@@ -33,19 +30,17 @@ TK_INLINE void offer_logit(LaneBest* best, vf logit, vi id) {
 // Logits first.. of every lane, in ascending order of ids.
 template <int R>
 TK_INLINE void offer_logits(LaneBest* best, const vf (&logits)[R], int64_t first) {
-  const vf scale = set(1.44269504088896341f);
   vf high = set(-__builtin_inff());
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     offer_logit(best, logits[r], set_int(static_cast<int32_t>(first + r)));
     high = max(logits[r], high);  // a NaN changes nothing
   }
-  const vf scaled = high * scale;
-  const vf shift = select(scaled > best->shift + kShiftSlack, nearest_whole(scaled), best->shift);
+  const vf shift = select(high > best->shift + kHeadSlack, high, best->shift);
   vf sum = zero();
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) sum += exp2(fma(logits[r], scale, -shift));
-  best->sum = fma(best->sum, exp2(best->shift - shift), sum);
+  for (int r = 0; r < R; ++r) sum += power(logits[r] - shift);
+  best->sum = fma(best->sum, power(best->shift - shift), sum);
   best->shift = shift;
 }
 
@@ -53,7 +48,7 @@ TK_INLINE void offer_logits(LaneBest* best, const vf (&logits)[R], int64_t first
 TK_INLINE LaneBest join_parts(LaneBest a, const LaneBest& b) {
   offer_logit(&a, b.top, b.id);
   const vf shift = max(a.shift, b.shift);
-  const vf sum = fma(a.sum, exp2(a.shift - shift), b.sum * exp2(b.shift - shift));
+  const vf sum = fma(a.sum, power(a.shift - shift), b.sum * power(b.shift - shift));
   return {a.top, shift, sum, a.id};
 }
 

@@ -33,7 +33,7 @@ def head_argmax_prob(
     as the Llama of transformers computes it: ``h / sqrt(mean(h^2) + eps)`` in float32, rounded to the dtype of h, times
     norm_weight, rounded again. z is float32 and, unlike the output of a half precision layer, not rounded. Of equal z
     the lowest id wins, and equal rows of W have equal z. NaN comes after every number; a NaN or +inf among the z of a
-    row, or nothing but -inf, makes its prob NaN. Finite z are expected to stay below 1e29.
+    row, or nothing but -inf, makes its prob NaN.
 
     Args:
         h: (N, D) float32, float16 or bfloat16, any outer stride.
