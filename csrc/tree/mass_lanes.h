@@ -18,14 +18,16 @@ typedef uint64_t vul __attribute__((vector_size(4 * W), may_alias));
 struct LaneNumbers {
   using F = vd;
   using I = vl;
-  __attribute__((always_inline)) static F to_single(F x) {
-    return __builtin_convertvector(__builtin_convertvector(x, vg), vd);
-  }
 };
 
-TK_INLINE vd load_wide(const float* p) {
-  return __builtin_convertvector(*reinterpret_cast<const vg_unaligned*>(p), vd);
+TK_INLINE vd widen(vg x) {
+#if defined(__AVX512F__)  // GCC 12 makes two halves of the conversion
+  return (vd)_mm512_maskz_cvtps_pd(0xff, (__m256)x);
+#else
+  return __builtin_convertvector(x, vd);
+#endif
 }
+TK_INLINE vd load_wide(const float* p) { return widen(*reinterpret_cast<const vg_unaligned*>(p)); }
 TK_INLINE vul based_units(vd x) { return (vul)(x + kUnitBase); }
 
 // The units in a vector of sums over `count` items each of based_units; overflow of the bases cancels out.
@@ -53,13 +55,14 @@ TK_INLINE void weigh(LaneRow* row, int64_t mass) {
 // Copies a row and weighs it; false where it is no distribution.
 template <class T>
 TK_INLINE bool read_row(const T* from, int64_t width, int64_t slack, LaneRow* row) {
+  float* items = row->items;
   vi valid = set_int(-1);
   vul sums[2] = {};
   const auto add = [&](vf x, int64_t j) __attribute__((always_inline)) {
     valid &= (x >= 0.0f) & (x <= kMostItemMass);
-    store(row->items + j, x);
-    sums[0] += based_units(load_wide(row->items + j));
-    sums[1] += based_units(load_wide(row->items + j + kHalf));
+    store(items + j, x);
+    sums[0] += based_units(load_wide(items + j));
+    sums[1] += based_units(load_wide(items + j + kHalf));
   };
   int64_t j = 0;
   for (; j + W <= width; j += W) add(load(from + j), j);
@@ -74,15 +77,18 @@ TK_INLINE bool read_row(const T* from, int64_t width, int64_t slack, LaneRow* ro
 TK_INLINE bool subtract_row(const LaneRow& p, const LaneRow& q, int64_t width, LaneRow* next) {
   const double p_scale = static_cast<double>(p.scale);
   const double q_scale = static_cast<double>(q.scale);
+  const float* p_items = p.items;
+  const float* q_items = q.items;
+  float* items = next->items;
   vul sums[2] = {};
   for (int64_t j = 0; j < width; j += W) {
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
       const int64_t at = j + h * kHalf;
-      const vd left = load_wide(p.items + at) * p_scale - load_wide(q.items + at) * q_scale;
+      const vd left = load_wide(p_items + at) * p_scale - load_wide(q_items + at) * q_scale;
       const vg item = __builtin_convertvector(left > 0.0 ? left : vd{}, vg);
-      *reinterpret_cast<vg_unaligned*>(next->items + at) = item;
-      sums[h] += based_units(__builtin_convertvector(item, vd));
+      *reinterpret_cast<vg_unaligned*>(items + at) = item;
+      sums[h] += based_units(widen(item));
     }
   }
   const int64_t mass = sum_lanes(sums[0] + sums[1], padded(width) / W * 2);
@@ -128,10 +134,12 @@ TK_INLINE int64_t draw_item(const LaneRow& row, int64_t width, float u) {
 
 // The units of all items of the entropy of a row, below zero.
 TK_INLINE int64_t entropy_units(const LaneRow& row, int64_t width) {
+  const float* items = row.items;
+  const float scale = row.scale;
   vul sums = {};
   const int64_t end = padded(width);
   for (int64_t j = 0; j < end; j += kHalf) {
-    sums += based_units(entropy_item<LaneNumbers>(load_wide(row.items + j), row.scale));
+    sums += based_units(entropy_item<LaneNumbers>(load_wide(items + j), scale));
   }
   return sum_lanes(sums, end / kHalf);
 }
