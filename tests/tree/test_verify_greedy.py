@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from bits import on_one_and_two_threads
-from trees import ragged_parents, random_parents
+from trees import distinct_siblings, ragged_parents, random_parents
 
 import tokernel
 from tokernel.kernels import tree
@@ -39,15 +39,6 @@ def check(tokens, target, parents):
         assert accepted[b] == len(want) - 1
         assert bonus[b] == target[b, want[-1]]
     return accepted
-
-
-def distinct_siblings(rng, parents, words):
-    """Tokens of which no two children of a node have the same."""
-    tokens = rng.integers(0, words, len(parents))
-    for node in range(len(parents)):
-        children = np.flatnonzero(parents == node)
-        tokens[children] = rng.permutation(max(words, len(children)))[: len(children)]
-    return tokens
 
 
 @pytest.mark.parametrize("name", ["medusa_small", "medusa_mc63_v48"])

@@ -16,3 +16,12 @@ def ragged_parents(rng, batch, nodes, fewest=1):
         size = rng.integers(fewest, nodes + 1)
         row[:size] = random_parents(rng, size)
     return parents
+
+
+def distinct_siblings(rng, parents, words):
+    """Tokens of which no two children of a node have the same; of `words`, or as many as the children are."""
+    tokens = rng.integers(0, words, len(parents))
+    for node in range(len(parents)):
+        children = np.flatnonzero(parents == node)
+        tokens[children] = rng.permutation(max(words, len(children)))[: len(children)]
+    return tokens

@@ -224,6 +224,6 @@ def verify_chain(tokens: Array, target_p: Array, draft_p: Array, uniforms: Array
     )
     accepted, bonus = (fetch(x)[:, None] for x in found[1:])
     column = np.arange(nodes.shape[1])
-    following = np.append(drafted, np.zeros_like(drafted[:, :1]), 1)
+    following = np.pad(drafted, ((0, 0), (0, 1)))
     kept = np.where(column < accepted, following, np.where(column == accepted, bonus, -1))
     return Chain(place(kept.astype(np.int64), tokens), found.accepted)
