@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """verify_stochastic on every backend: bits equal everywhere, the rules one by one, hostile sizes, bad input.
 
-Official codes are in test_verify_official.py; that the output is distributed as the target's, in test_verify_lossless.py.
+Official codes are in test_verify_official.py; that the output is distributed as the target's samples, in
+test_verify_lossless.py.
 """
 
 import numpy as np
