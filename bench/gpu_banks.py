@@ -134,6 +134,14 @@ def _tree_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
             k, v = (randn(1, 1, 300, width, dtype=dtype, seed=seed) for seed in (1, 2))
             parents = torch.tensor(tree)
             yield lambda q=q, k=k, v=v, tree=parents: ops.tree_attention(q, k, v, 270, tree)  # type: ignore[misc]
+    p, coins = logits.float().softmax(-1).to(dtype).expand(2, -1), torch.tensor([0.3, 0.9])
+    yield lambda: ops.residual_sample(p, p.flip(1), coins)
+    chain = ops.TokenTree.chain(2)
+    for rule in ("sequoia", "eagle", "typical"):
+        draft = p.flip(1)[None] if rule == "sequoia" else None
+        yield lambda rule=rule, draft=draft: ops.verify_stochastic(  # type: ignore[misc]
+            torch.zeros(1, 2, dtype=torch.int64), p[None], draft, torch.rand(1, 3), chain, rule
+        )
 
 
 def _attention_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:

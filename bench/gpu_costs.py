@@ -234,6 +234,24 @@ def _vocabulary() -> dict[str, Cost]:
     }
 
 
+def _verification() -> dict[str, Cost]:
+    """64 sequences of 64 nodes over 32000 words, of which a walk reads three rows and is refused four times."""
+    batch, nodes, words, visited, refused = 64, 64, 32000, 3, 4
+    case, row = f"B={batch} T={nodes} V={words}", words * F32
+    ids = batch * nodes * I64
+    # What was read is kept as float32; a refusal reads the rows of both and writes what is left.
+    walk = visited * 2 * 2 * row + refused * 3 * row + 2 * row
+    return {
+        "verify_greedy_kernel": Cost(f"B={batch} T={nodes}", 3.0 * ids),
+        "verify_stochastic_kernel": Cost(
+            f"{case} fp32, {visited} nodes, {refused} refusals", batch * walk + 3.0 * ids, flops=batch * walk / F32
+        ),
+        "residual_sample_kernel": Cost(
+            f"N={batch} V={words} fp32", batch * (2 * 2 + 3 + 2) * row, flops=6.0 * batch * words
+        ),
+    }
+
+
 def _merged_parts() -> dict[str, Cost]:
     """Prefix and tree made one: 32 heads of 8192 rows, 128 wide."""
     heads, rows, width, parts = 32, 8192, 128, 2
@@ -414,6 +432,7 @@ COSTS: dict[str, Cost] = {
     **_choices(),
     **_points(),
     **_vocabulary(),
+    **_verification(),
     **_merged_parts(),
     **_draft_trees(),
     **_spatten(),

@@ -18,7 +18,8 @@ __global__ void __launch_bounds__(kMassThreads) residual_sample_kernel(ResidualS
   if (read_row(static_cast<const T*>(a.p) + n * a.p_row_stride, a.width, a.slack, &p)) {
     index = kNoDraft;
     if (read_row(static_cast<const T*>(a.q) + n * a.q_row_stride, a.width, a.slack, &q)) {
-      index = draw_item(subtract_row(p, q, a.width, &left) ? left : p, a.width, a.u[n]);
+      if (subtract_row(p, q, a.width, &left)) p = left;
+      index = draw_item(p, a.width, a.u[n]);
     }
   }
   if (threadIdx.x == 0) a.index[n] = index;
