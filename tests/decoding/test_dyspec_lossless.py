@@ -46,7 +46,7 @@ class TestExact:
             chance = 1.0
             for node in range(nodes):
                 if node < len(made) and trees.known[row, node]:
-                    q = trees.draft_probs[row, node].double().numpy()
+                    q = draft.row(tuple(trees.tokens[row, made.path(node)].tolist()))  # not what the tree says it was
                     order = orders[choice[row, node]]
                     left = 1 - np.concatenate([[0], q[order].cumsum()[:-1]])
                     chance *= float(np.prod(q[order] / left))
