@@ -11,6 +11,7 @@ pytest.importorskip("transformers", minversion="5", reason="transformers is an e
 
 from dyspec_oracle import Tables, fixed, threshold
 
+from tokernel import ops
 from tokernel.decoding import dyspec
 from tokernel.kernels.tree import TokenTree
 from tokernel.papers import paper
@@ -295,6 +296,27 @@ class TestBadInput:
         with pytest.raises(ValueError, match=words):
             call(Tables(4).draft_one)
 
-    def test_types(self):
-        with pytest.raises(TypeError, match=r"dyspec_tree_fixed: root must be an integer or \(B\) integers, got"):
-            dyspec.dyspec_tree_fixed(Tables(4).draft_one, 0.5, 3)
+    @pytest.mark.parametrize(
+        ("call", "words"),
+        [
+            (lambda f: dyspec.dyspec_tree_fixed(f, 0.5, 3), r"root must be an integer or \(B\) integers, got"),
+            (lambda f: dyspec.dyspec_tree_fixed(f, 0, 3.0), "dyspec_tree_fixed: budget must be an integer, got float"),
+            (lambda f: dyspec.dyspec_tree_threshold(f, 0, 0.1, 3, 1.5), "max_depth must be an integer, got float"),
+            (lambda f: dyspec.DySpec(None, max_nodes="9"), "dyspec: max_nodes must be an integer, got str"),
+        ],
+    )
+    def test_types(self, call, words):
+        with pytest.raises(TypeError, match=words):
+            call(Tables(4).draft_one)
+
+    def test_no_roots(self):
+        tree = dyspec.dyspec_tree_fixed(None, torch.zeros(0, dtype=torch.int64), 3)
+        assert (tree.tokens.shape, tree.forwards) == ((0, 1), 0)
+
+    def test_nothing_is_drawn_from_nan(self):
+        nothing = torch.full((1, 3), torch.nan)
+        tree = dyspec.dyspec_tree_fixed(lambda tokens, parents, nodes: nothing, 0, 3)
+        assert tree.parents.tolist() == [-1]
+        p, coins = torch.full((1, 3), 1 / 3), torch.tensor([0, 0.5])
+        walk = ops.verify_stochastic(tree.tokens, p, tree.draft_probs, coins, tree.parents, rule="sequoia")
+        assert (int(walk.accepted), int(walk.bonus)) == (0, 1)

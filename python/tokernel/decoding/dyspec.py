@@ -61,7 +61,7 @@ def dyspec_tree_fixed(
     """Draft ``budget`` tokens below the last committed one, always by the draw that is most likely to be reached.
 
     Of equal chances the draw that has been possible longest comes first (the paper is silent). Fewer nodes come where
-    the draft distributions have no mass left.
+    the draft distributions have no mass left; nothing is drawn where a logit is NaN.
 
     Args:
         draft_fn: ``draft_fn(tokens (B, T), parents (B, T), nodes (B, N))`` gives (B, N, V) logits behind the nodes of
@@ -80,7 +80,7 @@ def dyspec_tree_fixed(
 
     Raises:
         ValueError: a budget, depth or temperature out of range, or uniforms or logits that do not fit.
-        TypeError: a root that is no integer.
+        TypeError: a root, count or depth that is no integer.
 
     >>> logits = torch.log(torch.tensor([0.6, 0.3, 0.1]))
     >>> draft = lambda tokens, parents, nodes: logits.expand(len(nodes), 3)
@@ -121,7 +121,7 @@ def dyspec_tree_threshold(
 
     Raises:
         ValueError: a threshold, count, depth or temperature out of range, or uniforms or logits that do not fit.
-        TypeError: a root that is no integer.
+        TypeError: a root, count or depth that is no integer.
 
     >>> logits = torch.log(torch.tensor([0.6, 0.3, 0.1]))
     >>> draft = lambda tokens, parents, nodes: logits.expand(len(nodes), 3)
@@ -323,17 +323,24 @@ def _noise(
 
 
 def _check(op: str, max_depth: int | None, temperature: float) -> None:
-    if max_depth is not None and max_depth < 0:
+    if max_depth is not None and _integer(op, "max_depth", max_depth) < 0:
         raise ValueError(f"{op}: max_depth must be at least 0, got {max_depth}")
     if not (math.isfinite(temperature) and temperature >= 0):
         raise ValueError(f"{op}: temperature must be finite and at least 0, got {temperature}")
 
 
 def _count(op: str, name: str, nodes: int) -> int:
-    count = operator.index(nodes)
+    count = _integer(op, name, nodes)
     if not 0 <= count <= MOST_NODES:
         raise ValueError(f"{op}: {name} must be in [0, {MOST_NODES}], got {count}")
     return count
+
+
+def _integer(op: str, name: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}") from None
 
 
 def _token_tree(parents: Any) -> TokenTree:
