@@ -1,7 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees of draft tokens to test with."""
+"""Trees of draft tokens to test with, and rows of probabilities that are none."""
 
 import numpy as np
+
+# Rows of two that are no distribution, and what an error says of each.
+BROKEN_ROWS = [
+    ([0.5, 0.6], r"a sum of 1\.1"),
+    ([0.5, 0.4985], r"a sum of 0\.9985"),
+    ([0, 0], "a sum of 0"),
+    ([1.25, -0.25], r"-0\.25 at position 1"),
+    ([np.nan, 1], "nan at position 0"),
+    ([1, np.inf], "inf at position 1"),
+    ([3e38, 1], r"3.*e\+38 at position 0"),
+]
 
 
 def random_parents(rng, nodes):

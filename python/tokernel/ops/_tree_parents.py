@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,7 @@ def parents_of(op: str, tree: Trees, like: Tensor) -> Tensor:
     """Return the parents of any argument `tree` on the device of `like`: (T) for one tree, (B, T) for a list of trees,
     padded with -1. Tensors are returned as they are; the extension checks them."""
     if isinstance(tree, TokenTree):
-        return torch.tensor(tree.parents, dtype=torch.int64, device=like.device)
+        return torch.from_numpy(tree.parents.astype(np.int64)).to(like.device)
     if isinstance(tree, list | tuple):
         return torch.from_numpy(pad_parents(op, tree)).to(like.device)
     return tree  # type: ignore[return-value]  # of no other type, or the extension says so
