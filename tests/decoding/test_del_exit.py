@@ -413,10 +413,12 @@ def test_rows_are_sessions_of_their_own():
     assert out.new_tokens(1) == plain(model, ids[1:, 4:], 20)[0]
 
 
-def test_eager_attention_and_half_precision():
+def test_eager_attention_and_other_precisions():
     model, ids = tiny(), prompt()
     model.set_attn_implementation("eager")
     assert run(model, ids)[0][:40] == plain(model, ids, 40)[0]
+    wide = tiny().double()
+    assert run(wide, ids)[0][:40] == plain(wide, ids, 40)[0]
     half = tiny().bfloat16()
     text, row = run(half, ids)
     assert len(text) == 40

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tokernel import ops
 from tokernel.decoding._del_controller import DELController, accept_chain
-from tokernel.decoding._del_shadow import said, shadow_tokens
+from tokernel.decoding._del_shadow import said
 from tokernel.decoding._layers import LayerRows, LayerStack
 from tokernel.decoding._session import Sampling
 
@@ -137,15 +137,13 @@ class DelRow:
             fed, kept = fed.new_tensor([token]), 1
 
     def _propose(self, h: Tensor, draft: _Draft) -> tuple[int, float]:
-        logits = self.stack.logits(h)
         if self.greedy:
-            stats = ops.row_stats(logits)
-            # Rows of NaN have no best item: any token will do, the model decides.
-            return max(int(stats.argmax), 0), float(stats.p_argmax)
-        q = torch.softmax(logits.float() / self.sampling.temperature, -1)
-        token = int(torch.multinomial(q, 1, generator=self.sampling.generator))
+            token, sure = said(self.stack.norm(h), self.stack.head)
+            return int(token), float(sure)
+        q = torch.softmax(self.stack.logits(h).float() / self.sampling.temperature, -1)
+        drawn = int(torch.multinomial(q, 1, generator=self.sampling.generator))
         draft.probs.append(q)
-        return token, float(q[0, token])
+        return drawn, float(q[0, drawn])
 
     def _verify(self, draft: _Draft, logits: Tensor, target: Tensor, context: int) -> tuple[int, int]:
         if self.greedy:
@@ -160,11 +158,7 @@ class DelRow:
         self, states: dict[int, list[Tensor]], target: Tensor, exit_layer: int, context: int, columns: int
     ) -> None:
         hidden = self.stack.norm(torch.stack([torch.cat(pieces)[:columns] for pieces in states.values()]))
-        head = self.stack.head
-        if type(head) is nn.Linear and head.bias is None:
-            ids, prob = shadow_tokens(hidden, None, 0.0, head.weight)
-        else:
-            ids, prob = (found.view(hidden.shape[:2]) for found in said(hidden.flatten(0, 1), head))
+        ids, prob = (found.view(hidden.shape[:2]) for found in said(hidden.flatten(0, 1), self.stack.head))
         tokens = torch.cat([ids, target[None, :columns]])
         self.controller.update(tokens.cpu(), prob.cpu(), exit_layer, context)
         self.controller.select()

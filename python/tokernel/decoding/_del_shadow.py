@@ -3,26 +3,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokernel import ops
 
 __all__ = ["said", "shadow_tokens"]
 
-CHUNK = 64  # rows whose logits are held at a time
+CHUNK = 64  # rows whose logits are held at a time, where they must be
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def said(rows: Tensor, head: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """The best item of every row of (N, D) under a head, and its probability."""
-    found = [ops.row_stats(head(part)) for part in rows.split(CHUNK)]
-    return torch.cat([stats.argmax for stats in found]), torch.cat([stats.p_argmax for stats in found])
+def said(rows: Tensor, head: Any) -> tuple[Tensor, Tensor]:
+    """The best item of every row of (N, D) under the head of a model, and its probability."""
+    plain = type(head) is nn.Linear and head.bias is None
+    if plain and rows.dtype == head.weight.dtype and rows.dtype in _DTYPES:
+        return ops.head_argmax_prob(rows, head.weight)
+    parts = (head(part) for part in rows.split(CHUNK))
+    found = [ops.row_stats(logits if logits.dtype in _DTYPES else logits.float()) for logits in parts]
+    # Rows of NaN have no best item: any will do, it is the model that decides.
+    return torch.cat([stats.argmax for stats in found]).clamp(min=0), torch.cat([stats.p_argmax for stats in found])
 
 
 def shadow_tokens(hidden: Tensor, norm_w: Tensor | None, eps: float, head_W: Tensor) -> tuple[Tensor, Tensor]:
-    """The token that each layer would take in each column, and the probability it gives to it.
+    """The token that each layer would take in each column, and the probability it gives to it; no logits are written.
 
     Args:
         hidden: (C, T, D) states of C layers behind T tokens.
@@ -37,10 +43,5 @@ def shadow_tokens(hidden: Tensor, norm_w: Tensor | None, eps: float, head_W: Ten
     >>> ids.tolist(), [round(p, 3) for p in prob[0].tolist()]
     ([[0, 1, 2]], [0.787, 0.787, 0.787])
     """
-    rows = hidden.reshape(-1, hidden.shape[-1])
-    if norm_w is not None:
-        wide = rows.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-        rows = norm_w * wide.to(rows.dtype)
-    ids, prob = said(rows, lambda part: part @ head_W.T)
+    ids, prob = ops.head_argmax_prob(hidden.reshape(-1, hidden.shape[-1]), head_W, norm_w, eps)
     return ids.view(hidden.shape[:-1]), prob.view(hidden.shape[:-1])
