@@ -32,10 +32,15 @@ py::object verify_greedy(py::handle tokens_, py::handle target_, py::handle pare
 
 constexpr double kMostAlpha = 1e6;
 
-void check_row_width(const Call& call, const char* name) {
+constexpr int64_t kMostWalks = INT32_MAX;  // one block each
+
+void check_mass_rows(const Call& call, const char* name, int64_t walks) {
   const int64_t width = call.dim('V');
-  if (width >= 1 && width <= tree::kMostItems) return;
-  call.fail_value(name, "rows of 1 to " + std::to_string(tree::kMostItems) + " items", std::to_string(width));
+  if (width < 1 || width > tree::kMostItems) {
+    call.fail_value(name, "rows of 1 to " + std::to_string(tree::kMostItems) + " items", std::to_string(width));
+  }
+  if (walks > kMostWalks) call.fail_value(name, "of less than 2^31 rows or sequences", std::to_string(walks));
+  call.check_extents(name, {walks, width, 3});
 }
 
 void check_coins(const Call& call, const char* name, const Tensor& coins) {
@@ -74,8 +79,7 @@ py::object residual_sample(py::handle p_, py::handle q_, py::handle u_) {
   const Tensor p = call.in("p", p_, kFloat, "N V");
   const Tensor q = call.in("q", q_, dtype_bit(p.dtype), "N V");
   const Tensor u = call.dense("u", u_, kF32, "N");
-  check_row_width(call, "p");
-  call.check_extents("p", {call.dim('N'), call.dim('V'), 3});
+  check_mass_rows(call, "p", call.dim('N'));
   check_coins(call, "u", u);
   const Tensor index = call.out("index", py::none(), DType::i64, "N");
   TK_RUN(call, tree, residual_sample,
@@ -165,7 +169,7 @@ py::object verify_stochastic(py::handle tokens_, py::handle target_, py::handle 
   call.set('U', call.dim('T') + 1);
   const Tensor uniforms = call.dense("uniforms", uniforms_, kF32, batched ? "B U" : "U");
   const Tensor parents = tree_parents(call, parents_, batched ? "T|B T" : "T");
-  check_row_width(call, "target_p");
+  check_mass_rows(call, "target_p", batched ? call.dim('B') : 1);
   check_coins(call, "uniforms", uniforms);
   a.tokens = tokens.as<int64_t>();
   a.parents = parents_of(parents);

@@ -11,7 +11,7 @@ size_t kept_bytes(const VerifyStochasticArgs& a) {
 }  // namespace
 
 size_t verify_stochastic_workspace(const VerifyStochasticArgs& a) {
-  return kept_bytes(a) + static_cast<size_t>(a.batch) * 3 * static_cast<size_t>(a.width) * sizeof(float);
+  return kept_bytes(a) + static_cast<size_t>(a.batch * kept_rows(a.rule) * a.width) * sizeof(float);
 }
 
 void verify_stochastic(const VerifyStochasticArgs& a, const GpuContext& context) {

@@ -68,13 +68,14 @@ template <class T>
 __global__ void __launch_bounds__(kMassThreads, 1)
     verify_stochastic_kernel(VerifyStochasticArgs a, float* rows, KeptNode* kept) {
   const int64_t b = blockIdx.x;
-  float* own = rows + b * 3 * a.width;
+  const int64_t last = kept_rows(a.rule) - 1;
+  float* own = rows + b * (last + 1) * a.width;
   BlockMachine<T> m{a,
                     b,
                     a.parents.nodes + b * a.parents.batch_stride,
                     {own, 0, 0.0f},
-                    {own + a.width, 0, 0.0f},
-                    {own + 2 * a.width, 0, 0.0f},
+                    {own + last / 2 * a.width, 0, 0.0f},
+                    {own + last * a.width, 0, 0.0f},
                     kept + b * a.nodes};
   if (a.rule == Rule::typical) {
     for (int64_t i = threadIdx.x; i < a.nodes; i += blockDim.x) m.kept[i] = {i == 0 ? 0 : -1, 0.0};

@@ -58,6 +58,9 @@ TK_INLINE int64_t broken_row(int64_t node, bool draft) { return -1 - (2 * node +
 
 TK_INLINE bool draws_from_draft(Rule rule) { return rule == Rule::sequoia || rule == Rule::specinfer; }
 
+// Rows a walk keeps in memory of its own: p, and where p - q is taken, q and the p that was.
+TK_INLINE int64_t kept_rows(Rule rule) { return draws_from_draft(rule) ? 3 : 1; }
+
 // The tests, on p(x) and q(x) as `scaled` gives them. A token that the target never says is not kept by a coin of 0.
 TK_INLINE bool keeps_sequoia(double p, double q, float u) { return p > static_cast<double>(u) * q; }
 TK_INLINE bool keeps_specinfer(double p, double q, float u) { return p > 0.0 && static_cast<double>(u) * q <= p; }
