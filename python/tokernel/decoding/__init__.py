@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tokernel.decoding._target import TargetModel
 
 # Imported on first use: the papers need torch, the registry that describes them does not.
-_PAPERS: tuple[str, ...] = ("del_exit", "dyspec", "skipdecode")
+_PAPERS = ("del_exit", "dyspec", "skipdecode", "token_recycling")
 _NAMES = {
     "Generated": "_generate",
     "Method": "_session",

@@ -3,7 +3,22 @@
 
 from tokernel.papers import Paper
 
-PAPERS: tuple[Paper, ...] = (
+PAPERS = (
+    Paper(
+        slug="token_recycling",
+        title="Turning Trash into Treasure: Accelerating Inference of Large Language Models with Token Recycling",
+        arxiv="2408.08696",
+        venue="ACL 2025",
+        module="tokernel.decoding.token_recycling",
+        official_repo="Luowaterbi/TokenRecycling",
+        licence="none stated",
+        verified_against="repo",
+        status="complete",
+        notes="Any k, where the official code is silently wrong for k other than 8; batches of rows that share the "
+        "matrix; the last of equal tokens wins the update, which on a GPU the official code leaves open; exactly as "
+        "many tokens as asked, where it overshoots. A temperature, which it ignores, is refused. Small templates and "
+        "the choice of one by measuring are ours.",
+    ),
     Paper(
         slug="dyspec",
         title="DySpec: Faster Speculative Decoding with Dynamic Token Tree Structure",

@@ -19,6 +19,7 @@ _METHODS = {
     "del_exit": ("tokernel.decoding.del_exit", "DelExit"),
     "greedy": ("tokernel.decoding._plain", "Plain"),
     "skipdecode": ("tokernel.decoding.skipdecode", "SkipDecode"),
+    "token_recycling": ("tokernel.decoding.token_recycling", "TokenRecycling"),
 }
 
 

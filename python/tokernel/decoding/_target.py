@@ -141,6 +141,11 @@ class TargetModel:
         self.cache.commit(path, counts)
         self._scored = 0
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some rows of the batch, in this order; the others are gone."""
+        self.cache.keep(torch.tensor(rows, dtype=torch.int64, device=self.device))
+        self._scored = 0
+
     def _run(self, model: Any, tokens: Tensor, places: Tensor, tree_pass: CausalPass | TreePass) -> Any:
         everything = torch.ones_like(tokens)  # nothing is padding; the tree is the mask
         with attending(self.configs):

@@ -88,6 +88,12 @@ class TreeCache(Cache):
         self.lengths = self.lengths + self.lengths.new_tensor(counts)
         self.longest = int(self.lengths.max())
 
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some rows of the batch."""
+        self.lengths = self.lengths[rows]
+        self.longest = int(self.lengths.max()) if len(rows) else 0
+        self.keys, self.values = (None if held is None else held[:, rows] for held in (self.keys, self.values))
+
 
 def compact(cache: Tensor, lengths: Tensor, path: Tensor) -> None:
     """Move row ``lengths[b] + path[b, t]`` of (L, B, G, S, D) to ``lengths[b] + t``, all read before any is written."""
