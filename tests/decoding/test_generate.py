@@ -283,6 +283,7 @@ class TestTargetModel:
             expected = lone.score(tokens[row : row + 1, : len(tree)], tree)
             torch.testing.assert_close(logits[row : row + 1, : len(tree)], expected, atol=1e-5, rtol=1e-5)
         assert torch.equal(target.score(tokens, torch.from_numpy(parents)), logits)
+        assert torch.equal(target.score(tokens, [TokenTree(parents[0]), TokenTree(parents[1, :3])]), logits)
 
     def test_grows_beyond_its_capacity_without_a_change(self):
         model = tiny()
@@ -352,12 +353,12 @@ class TestTargetModel:
         [
             (lambda t: t.prefill([torch.tensor([1])]), "prompts must be 2 of"),
             (lambda t: t.prefill([torch.tensor([1])] * 2), "prompts must come first"),
-            (lambda t: t.score(torch.tensor([1, 2]), BRANCHES), r"tokens must be \(B, T\)"),
+            (lambda t: t.score(torch.tensor([1, 2]), BRANCHES), r"tokens must be \(2, T\)"),
             (lambda t: t.score(prompts(2, 3), TokenTree.chain(2)), "tree must have 3 nodes"),
             (lambda t: t.score(prompts(2, 3), np.array([-1, 2, 1])), "parents must be smaller than their nodes"),
             (lambda t: t.score(prompts(2, 0), TokenTree.chain(2)), "tree must have 0 nodes"),
             (lambda t: t.score(prompts(2, 2), np.zeros((3, 2), np.int64)), "parents for 2 rows, got 3"),
-            (lambda t: t.extend(prompts(2, 1), BRANCHES, 1), "first must be at most the 0 nodes scored"),
+            (lambda t: t.extend(prompts(2, 1), BRANCHES, 1), r"first must be in \[0, 0\]"),
             (lambda t: t.accept(torch.tensor([[0], [0]])), "path must hold ascending nodes below 0"),
         ],
     )

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from tokernel.decoding._tree_attention import CausalPass, TreePass, attending
 from tokernel.decoding._tree_cache import TreeCache
 from tokernel.kernels.tree import TokenTree
+from tokernel.kernels.tree._parents import pad_parents
+from tokernel.ops._tree_parents import Trees
 
-__all__ = ["TargetModel", "Tree"]
-
-Tree = TokenTree | Tensor | NDArray[np.int32] | NDArray[np.int64]
+__all__ = ["TargetModel"]
 
 
 class TargetModel:
@@ -63,6 +63,8 @@ class TargetModel:
         names = inspect.signature(model.forward).parameters
         self._cache_name = "cache" if "cache" in names else "past_key_values"
         self._scored = 0
+        self._same = TokenTree.chain(1)
+        self._same_nodes = _Nodes(self._same.parents, 0, self.device)
 
     @property
     def lengths(self) -> Tensor:
@@ -89,12 +91,13 @@ class TargetModel:
         self.cache.commit(tokens.new_full((rows, 0), -1), counts)
 
     @torch.no_grad()
-    def score(self, tokens: Tensor, tree: Tree) -> Tensor:
+    def score(self, tokens: Tensor, tree: Trees | NDArray[Any]) -> Tensor:
         """Run a tree behind every prefix, committing nothing.
 
         Args:
             tokens: (B, T) int64; node 0, the root, is the last token known and is not in the cache yet.
-            tree: T nodes, one tree for all, or parents (B, T); a padded node (-1) may hold any token.
+            tree: T nodes, one tree for all, a list of B of them, or parents (T) or (B, T); a padded node (-1) may hold
+                any token of the vocabulary.
 
         Returns:
             (B, T, V) logits: row i is about what follows node i.
@@ -102,7 +105,7 @@ class TargetModel:
         return self.extend(tokens, tree, 0)
 
     @torch.no_grad()
-    def extend(self, tokens: Tensor, tree: Tree, first: int) -> Tensor:
+    def extend(self, tokens: Tensor, tree: Trees | NDArray[Any], first: int) -> Tensor:
         """Run nodes ``first .. first + n`` of a growing tree whose earlier nodes were scored since the last accept.
 
         Args:
@@ -112,16 +115,20 @@ class TargetModel:
         Returns:
             (B, n, V) logits.
         """
-        depth, mask = _depth_and_mask(tree, first, tokens, self._scored, self.device)
-        nodes = tokens.shape[1]
+        if tokens.dim() != 2 or len(tokens) != len(self.lengths):
+            raise ValueError(f"TargetModel: tokens must be ({len(self.lengths)}, T), got {tuple(tokens.shape)}")
+        if not 0 <= first <= self._scored:
+            raise ValueError(f"TargetModel: first must be in [0, {self._scored}], the nodes scored so far, got {first}")
+        new = self._nodes(tree, first, tokens)
         self._check_room(self.cache.longest + 1)
-        places = self.lengths[:, None] + depth
+        places = self.lengths[:, None] + new.depth
         if self.positions is not None:
             # A node deeper than the model can count follows its last token: whatever it emits is too long to be asked.
             places = places.clamp(max=self.positions - 1)
-        self.cache.aim(first, nodes)
-        logits: Tensor = self._run(self.model, tokens, places, TreePass(self.lengths, self.cache.longest, mask)).logits
-        self._scored = first + nodes
+        self.cache.aim(first, tokens.shape[1])
+        tree_pass = TreePass(self.lengths, self.cache.longest, new.parents, new.mask)
+        logits: Tensor = self._run(self.model, tokens, places, tree_pass).logits
+        self._scored = first + tokens.shape[1]
         return logits
 
     @torch.no_grad()
@@ -158,6 +165,16 @@ class TargetModel:
                 **{self._cache_name: self.cache},
             )
 
+    def _nodes(self, tree: Trees | NDArray[Any], first: int, tokens: Tensor) -> _Nodes:
+        """The new nodes; those of the tree of the last call once more."""
+        end = first + tokens.shape[1]
+        if isinstance(tree, TokenTree) and first == 0 and end == len(tree) and self._same == tree:
+            return self._same_nodes
+        nodes = _Nodes(_parents(tree, end, len(tokens)), first, self.device)
+        if isinstance(tree, TokenTree) and first == 0 and end == len(tree):
+            self._same, self._same_nodes = tree, nodes
+        return nodes
+
     def _check_room(self, rows: int) -> None:
         if self.positions is not None and rows > self.positions:
             raise ValueError(f"TargetModel: tokens must fit the model's {self.positions} positions, got {rows}")
@@ -185,30 +202,40 @@ def _check(model: Any) -> None:
         raise ValueError(f"TargetModel: model must be on one device, got {sorted(map(str, devices))}")
 
 
-def _depth_and_mask(tree: Tree, first: int, tokens: Tensor, scored: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Depth (n) or (B, n) of the new nodes, and their rows of the mask over the tree so far."""
-    if tokens.dim() != 2:
-        raise ValueError(f"TargetModel: tokens must be (B, T), got {tuple(tokens.shape)}")
-    end = first + tokens.shape[1]
-    if first > scored or first < 0:
-        raise ValueError(f"TargetModel: first must be at most the {scored} nodes scored so far, got {first}")
-    if isinstance(tree, TokenTree):
-        parents = tree.parents
-    else:
-        parents = np.asarray(tree.cpu() if isinstance(tree, Tensor) else tree)
-    if parents.ndim not in (1, 2) or parents.shape[-1] < end or end == 0:
-        raise ValueError(f"TargetModel: tree must have {end} nodes, got parents {parents.shape}")
-    if parents.ndim == 2 and len(parents) != len(tokens):
-        raise ValueError(f"TargetModel: tree must have parents for {len(tokens)} rows, got {len(parents)}")
-    each = [_padded_tree(row[:end]) for row in parents.reshape(-1, parents.shape[-1])]
-    depth = np.stack([part.depth[first:] for part in each])
-    mask = np.stack([part.mask[first:] for part in each])
-    shape = (slice(None),) if parents.ndim == 2 else (0,)
-    return torch.from_numpy(depth[shape]).to(device).long(), torch.from_numpy(mask[shape]).to(device)
+class _Nodes:
+    """New nodes of a tree, and the tree so far.
+
+    Attributes:
+        parents: (m) or (B, m) int64 of all nodes so far, -1 for a padded one.
+        depth: (n) or (B, n) int64 of the new ones.
+        mask: (n, m) or (B, n, m) bool, which nodes the new ones see.
+    """
+
+    def __init__(self, parents: NDArray[Any], first: int, device: torch.device) -> None:
+        trees = [_without_padding(row) for row in parents.reshape(-1, parents.shape[-1])]
+        shape = (slice(None),) if parents.ndim == 2 else (0,)
+        self.parents = torch.from_numpy(parents.astype(np.int64)).to(device)
+        self.depth = torch.from_numpy(np.stack([tree.depth[first:] for tree in trees])[shape]).to(device).long()
+        self.mask = torch.from_numpy(np.stack([tree.mask[first:] for tree in trees])[shape]).to(device)
 
 
-def _padded_tree(parents: NDArray[Any]) -> TokenTree:
+def _without_padding(parents: NDArray[Any]) -> TokenTree:
     """A padded node as a child of the root: it has a place and a value, which nobody uses."""
     given = np.array(parents)
     given[1:][given[1:] < 0] = 0
     return TokenTree(given)
+
+
+def _parents(tree: Trees | NDArray[Any], end: int, rows: int) -> NDArray[Any]:
+    """The parents of the first `end` nodes, (end) or (B, end)."""
+    if isinstance(tree, TokenTree):
+        parents: NDArray[Any] = tree.parents
+    elif isinstance(tree, list | tuple):
+        parents = pad_parents("TargetModel", tree)
+    else:
+        parents = np.asarray(tree.cpu() if isinstance(tree, Tensor) else tree)
+    if parents.ndim not in (1, 2) or parents.shape[-1] < end or end == 0:
+        raise ValueError(f"TargetModel: tree must have {end} nodes, got parents {parents.shape}")
+    if parents.ndim == 2 and len(parents) != rows:
+        raise ValueError(f"TargetModel: tree must have parents for {rows} rows, got {len(parents)}")
+    return parents[..., :end]

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
+
+from tokernel import ops
 
 __all__ = ["CausalPass", "TreePass", "attending"]
 
@@ -26,35 +29,52 @@ class CausalPass:
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         """(B, H, N, D) over the first N rows of (B, G, S, D)."""
         k, v = k[:, :, : self.tokens], v[:, :, : self.tokens]
-        return functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
-        )
+        if q.dtype == torch.float64:
+            return _plain(q, k, v, None, scale)
+        return ops.attention(q, k, v, ops.Causal(), scale=scale)
 
 
 class TreePass:
     """Nodes ``first ..`` of a tree: each sees the committed rows, its ancestors and itself.
 
     Args:
-        lengths: (B) committed rows.
-        mask: (n, m) or (B, n, m) bool, the rows of these nodes in the mask of the m nodes so far.
+        lengths: (B) committed rows, the longest beside it.
+        parents: (m) or (B, m) int64 of the m nodes so far, padded with -1.
+        mask: (n, m) or (B, n, m) bool: which of them the new ones see.
     """
 
-    def __init__(self, lengths: Tensor, longest: int, mask: Tensor) -> None:
-        nodes, so_far = mask.shape[-2:]
-        total = longest + so_far
-        at = torch.arange(total, device=lengths.device) - lengths[:, None]
-        within = (at >= 0) & (at < so_far)
-        index = at.clamp(0, so_far - 1)[:, None].expand(-1, nodes, -1)
-        seen = mask.expand(len(lengths), nodes, so_far).gather(2, index) & within[:, None]
-        self.total = total
-        self.mask = (seen | (at < 0)[:, None])[:, None]
+    def __init__(self, lengths: Tensor, longest: int, parents: Tensor, mask: Tensor) -> None:
+        self.lengths = lengths
+        self.total = longest + parents.shape[-1]
+        self.parents = parents
+        self.nodes = mask
+        self.whole = mask.shape[-2] == mask.shape[-1]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         """(B, H, n, D) over (B, G, S, D)."""
+        if q.dtype != torch.float64 and self.whole:
+            return ops.tree_attention(q, k, v, self.lengths, self.parents, scale)
         k, v = k[:, :, : self.total], v[:, :, : self.total]
-        return functional.scaled_dot_product_attention(
-            q, k, v, self.mask, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
-        )
+        if q.dtype != torch.float64:
+            return ops.attention(q, k, v, ops.Mask(self.mask), scale=scale)
+        return _plain(q, k, v, self.mask, scale)
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """(B, 1, n, S) bool: what each new node sees of the rows in use."""
+        nodes, so_far = self.nodes.shape[-2:]
+        at = torch.arange(self.total, device=self.lengths.device) - self.lengths[:, None]
+        index = at.clamp(0, so_far - 1)[:, None].expand(-1, nodes, -1)
+        seen = self.nodes.expand(len(self.lengths), nodes, so_far).gather(2, index)
+        within = (at >= 0) & (at < so_far)
+        return ((seen & within[:, None]) | (at < 0)[:, None])[:, None]
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+    """Attention of float64, which our kernels do not take."""
+    return functional.scaled_dot_product_attention(
+        q, k, v, mask, is_causal=mask is None, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
+    )
 
 
 def _attention(
