@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What bench/real_decoding.py races: prompts, and one line a method."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokernel.decoding import Method
+from tokernel.decoding.token_recycling import TokenRecycling, matrix_bytes
+from torch import Tensor
+
+Make = Callable[[Any], Method | str]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method to race.
+
+    Attributes:
+        name: in the tables.
+        make: builds it for a model, once for all prompts, so that it may learn from one to the next.
+        memory: bytes it holds beside the model and its cache.
+        lossless: whether its tokens should be those of greedy decoding.
+    """
+
+    name: str
+    make: Make
+    memory: Callable[[Any], int] = lambda model: 0
+    lossless: bool = True
+
+
+def _recycling(template: str) -> Candidate:
+    def make(model: Any) -> Method:
+        return TokenRecycling(template)
+
+    return Candidate(f"token_recycling {template}", make, lambda model: matrix_bytes(model.config.vocab_size))
+
+
+GREEDY = "greedy"
+CANDIDATES = (
+    Candidate(GREEDY, lambda model: GREEDY),
+    _recycling("2.2.2"),
+    _recycling("best-16"),
+    _recycling("best-8"),
+    _recycling("best-4"),
+)
+
+PROSE = (
+    "The harbour was quiet when the first boats came in. An old man sat on the wall, as he did every morning, and counted "
+    "the crates that the fishermen carried up the steps. He had been a captain once, and people said that he still knew "
+    "every rock between the lighthouse and the islands. That day he counted fewer crates than ever before, and when the "
+    "last boat had been tied up he",
+    "A library is more than a place where books are kept. It lends tools, it teaches children to read, and it is one of "
+    "the few warm rooms in a town where nobody is asked to buy anything. When the council proposed to close ours, the "
+    "reasons given were the cost of heating and the number of visitors. Both figures deserve a closer look. First,",
+)
+CHAT = (
+    "What are the main differences between a list and a tuple in Python? Give an example of each.",
+    "Write a short packing list for a weekend of hiking in the mountains in spring, and say why each item is on it.",
+)
+CODE_TOKENS = 160
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to continue."""
+
+    kind: str
+    ids: Tensor
+
+
+def prompts(tokenizer: Any) -> list[Prompt]:
+    """Two of prose, two of code (the beginnings of modules of the standard library), two questions."""
+    found = [Prompt("prose", tokenizer(text, return_tensors="pt").input_ids) for text in PROSE]
+    for source in (inspect.getsource(textwrap), inspect.getsource(inspect)):
+        ids = tokenizer(source, return_tensors="pt").input_ids
+        found.append(Prompt("code", ids[:, :CODE_TOKENS]))
+    for question in CHAT:
+        text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        found.append(Prompt("chat", torch.tensor([tokenizer(text).input_ids])))
+    return found
