@@ -51,13 +51,14 @@ CANDIDATES = (
 )
 
 PROSE = (
-    "The harbour was quiet when the first boats came in. An old man sat on the wall, as he did every morning, and counted "
-    "the crates that the fishermen carried up the steps. He had been a captain once, and people said that he still knew "
-    "every rock between the lighthouse and the islands. That day he counted fewer crates than ever before, and when the "
-    "last boat had been tied up he",
-    "A library is more than a place where books are kept. It lends tools, it teaches children to read, and it is one of "
-    "the few warm rooms in a town where nobody is asked to buy anything. When the council proposed to close ours, the "
-    "reasons given were the cost of heating and the number of visitors. Both figures deserve a closer look. First,",
+    "The harbour was quiet when the first boats came in. An old man sat on the wall, as he did every morning, and"
+    " counted the crates that the fishermen carried up the steps. He had been a captain once, and people said "
+    "that he still knew every rock between the lighthouse and the islands. That day he counted fewer crates than "
+    "ever before, and when the last boat had been tied up he",
+    "A library is more than a place where books are kept. It lends tools, it teaches children to read, and it is "
+    "one of the few warm rooms in a town where nobody is asked to buy anything. When the council proposed to "
+    "close ours, the reasons given were the cost of heating and the number of visitors. Both figures deserve a "
+    "closer look. First,",
 )
 CHAT = (
     "What are the main differences between a list and a tuple in Python? Give an example of each.",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The race of decoding methods: on a tiny model always, on SmolLM2-135M where the package that ships it is installed."""
+"""The race of decoding methods: on a tiny model always, on SmolLM2-135M where its package is installed."""
 
 from __future__ import annotations
 
