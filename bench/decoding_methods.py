@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from tokernel.decoding import Method
+from tokernel.decoding.del_exit import DELController, DelExit
+from tokernel.decoding.skipdecode import SkipDecode
 from tokernel.decoding.token_recycling import TokenRecycling, matrix_bytes
 from torch import Tensor
 
@@ -41,6 +43,17 @@ def _recycling(template: str) -> Candidate:
     return Candidate(f"token_recycling {template}", make, lambda model: matrix_bytes(model.config.vocab_size))
 
 
+def _del_exit(model: Any) -> Method:
+    learnt = DELController(model.config.num_hidden_layers)
+    return DelExit(controller=lambda _: learnt)
+
+
+def _states_of_a_draft(model: Any) -> int:
+    """What every layer leaves of the columns of one round."""
+    columns = DelExit().longest + 1
+    return int(model.config.num_hidden_layers * columns * model.config.hidden_size * model.dtype.itemsize)
+
+
 GREEDY = "greedy"
 CANDIDATES = (
     Candidate(GREEDY, lambda model: GREEDY),
@@ -48,6 +61,8 @@ CANDIDATES = (
     _recycling("best-16"),
     _recycling("best-8"),
     _recycling("best-4"),
+    Candidate("del_exit", _del_exit, _states_of_a_draft),
+    Candidate("skipdecode, half of the layers", lambda model: SkipDecode(), lossless=False),
 )
 
 PROSE = (

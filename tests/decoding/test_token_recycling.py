@@ -14,6 +14,7 @@ pytest.importorskip("transformers", minversion="5", reason="transformers is an e
 from tokernel import ops
 from tokernel.decoding import TargetModel, generate
 from tokernel.decoding import token_recycling as tr
+from tokernel.decoding._recycling_templates import expected_tokens
 from tokernel.kernels.tree import TokenTree
 
 from tiny_models import KINDS, VOCABULARY, greedy, prompts, tiny
@@ -141,6 +142,54 @@ class TestTemplate:
             tr.best_first_template(-1)
         with pytest.raises(ValueError, match="shares must descend"):
             tr.best_first_template(3, (0.1, 0.2))
+
+
+class TestFastest:
+    """The choice by a clock that says what each pass should take: by the number of nodes it was asked for."""
+
+    def choose(self, monkeypatch, cost, **options):
+        told = [0.0]
+        score = TargetModel.score
+
+        def timed(target, tokens, tree):
+            told[0] += cost(len(tree))
+            return score(target, tokens, tree)
+
+        monkeypatch.setattr(TargetModel, "score", timed)
+        return tr.fastest_template(tiny(), prefix=8, clock=lambda: told[0], **options)
+
+    def test_the_largest_where_nodes_cost_nothing(self, monkeypatch):
+        assert len(self.choose(monkeypatch, lambda nodes: 1.0)) == 80
+
+    def test_none_where_every_node_costs_a_pass(self, monkeypatch):
+        assert self.choose(monkeypatch, lambda nodes: float(nodes), nodes=(0, 4, 16)) == ()
+
+    def test_the_best_ratio_in_between(self, monkeypatch):
+        def cost(nodes):
+            return 1 + nodes / 20
+
+        sizes = (2, 4, 8, 16, 32, 64)
+        chosen = self.choose(monkeypatch, cost, nodes=sizes, rows=2)
+        pace = {n: expected_tokens(tr.best_first_template(n)) / cost(n + 1) for n in sizes}
+        assert len(chosen) == max(pace, key=pace.get)
+
+    def test_expectation_is_the_sum_over_nodes_of_their_paths_chances(self):
+        template = tr.best_first_template(30, (0.5, 0.2))
+        drawn = np.random.default_rng(0).random((20000, 40))
+        total = 0
+        for coins in drawn:  # at each depth one draw says which rank was right, if any
+            path = []
+            for coin in coins:
+                rank = 0 if coin < 0.5 else 1 if coin < 0.7 else None
+                if rank is None or (*path, rank) not in template:
+                    break
+                path.append(rank)
+            total += 1 + len(path)
+        assert expected_tokens(template, (0.5, 0.2)) == pytest.approx(total / len(drawn), abs=0.05)
+
+    def test_nothing_to_choose_from_is_named(self):
+        with pytest.raises(ValueError, match=r"nodes and repeats must be at least one, got \[\] and 3"):
+            tr.fastest_template(tiny(), nodes=())
 
 
 class TestFill:

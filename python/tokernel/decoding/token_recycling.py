@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tokernel import ops
 from tokernel.decoding._generate import Generated, generate
+from tokernel.decoding._recycling_choice import fastest_template
 from tokernel.decoding._recycling_templates import TREE_222, best_first_template, named_template
 from tokernel.decoding._session import Sampling, Session, greedy_only
 from tokernel.decoding._target import TargetModel
@@ -31,6 +32,7 @@ __all__ = [
     "TokenRecyclingDecoder",
     "TokenRecyclingTree",
     "best_first_template",
+    "fastest_template",
     "matrix_bytes",
     "recycle_fill_tree",
     "recycle_update",
