@@ -173,6 +173,15 @@ class TestPlain:
         expected = model.generate(prompts(), max_new_tokens=20, do_sample=False, pad_token_id=0)
         assert out.sequences.tolist() == expected.tolist()
 
+    def test_rows_that_end_early_leave_the_others_alone(self):
+        model = tiny()
+        alone = [greedy(model, row, 16) for row in prompts(3)]
+        stop = alone[1][3]
+        out = generate(model, prompts(3), max_new_tokens=16, stop_tokens=stop)
+        expected = [text[: text.index(stop) + 1] if stop in text else text for text in alone]
+        assert [out.new_tokens(row) for row in range(3)] == expected
+        assert len({len(text) for text in expected}) > 1
+
     def test_a_temperature_draws_from_the_model_s_distribution(self):
         model = tiny()
         rows, at = 4000, 0.7
@@ -252,6 +261,15 @@ class TestTargetModel:
         assert target.lengths.tolist() == [9, 7]
         again = target.score(tokens, TokenTree.chain(3))
         torch.testing.assert_close(again[1], first[1], atol=1e-5, rtol=1e-5)
+
+    def test_goes_on_with_some_rows_in_any_order(self):
+        target = TargetModel(tiny(), 3, 32)
+        target.prefill([prompts(3)[row, : 7 - row] for row in range(3)])
+        tokens = prompts(3, len(BRANCHES), seed=4)
+        expected = target.score(tokens, BRANCHES)
+        target.keep([2, 0])
+        assert target.lengths.tolist() == [5, 7]
+        torch.testing.assert_close(target.score(tokens[[2, 0]], BRANCHES), expected[[2, 0]], atol=1e-5, rtol=1e-5)
 
     @pytest.mark.parametrize("kind", ["llama", "gpt2"])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

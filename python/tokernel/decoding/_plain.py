@@ -42,11 +42,19 @@ class _PlainSession:
         self.target = target
         self.sampling = sampling
         self.last = torch.stack([prompt[-1] for prompt in prompts])
+        self.rows = list(range(len(prompts)))
         self.target.prefill([prompt[:-1] for prompt in prompts])
 
     def step(self, active: Sequence[bool]) -> list[list[int]]:
+        kept = [place for place, row in enumerate(self.rows) if active[row]]
+        if len(kept) < len(self.rows):
+            self.target.keep(kept)
+            self.last = self.last[kept]
+            self.rows = [self.rows[place] for place in kept]
         logits = self.target.score(self.last[:, None], _ROOT)[:, 0]
+        self.target.accept(torch.zeros_like(self.last)[:, None])
         self.last = choose(logits, self.sampling)
-        kept = torch.tensor(active, device=self.last.device)
-        self.target.accept(torch.where(kept, 0, -1)[:, None])
-        return [[token] if on else [] for token, on in zip(self.last.tolist(), active, strict=True)]
+        out: list[list[int]] = [[] for _ in active]
+        for row, token in zip(self.rows, self.last.tolist(), strict=True):
+            out[row] = [token]
+        return out

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from tokernel import ops
+
 __all__ = ["TreeCache"]
 
 
@@ -84,7 +86,10 @@ class TreeCache(Cache):
         """Keep the nodes of a path (B, A), root first, then -1; forget the others."""
         if self.keys is not None and self.values is not None:
             for held in (self.keys, self.values):
-                compact(held, self.lengths, path)
+                if held.dtype == torch.float64:
+                    _compact(held, self.lengths, path)
+                else:
+                    ops.compact_cache(held, self.lengths, path)
         self.lengths = self.lengths + self.lengths.new_tensor(counts)
         self.longest = int(self.lengths.max())
 
@@ -95,8 +100,8 @@ class TreeCache(Cache):
         self.keys, self.values = (None if held is None else held[:, rows] for held in (self.keys, self.values))
 
 
-def compact(cache: Tensor, lengths: Tensor, path: Tensor) -> None:
-    """Move row ``lengths[b] + path[b, t]`` of (L, B, G, S, D) to ``lengths[b] + t``, all read before any is written."""
+def _compact(cache: Tensor, lengths: Tensor, path: Tensor) -> None:
+    """What :func:`tokernel.ops.compact_cache` does, for float64, which it does not take."""
     batch, step = (path >= 0).nonzero(as_tuple=True)
     start = lengths[batch]
     cache[:, batch, :, start + step] = cache[:, batch, :, start + path[batch, step]]
