@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +71,11 @@ class DraftRows:
             behind = [int(tokens[row, node]) for node in taken[len(known) :]]
             self.runs[row] = _Run(behind if known else run.late + behind)
         self.model.accept(self._padded(committed, -1))
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some rows of the batch, in this order."""
+        self.model.keep(rows)
+        self.runs = [self.runs[row] for row in rows]
 
     def _padded(self, rows: list[list[int]], fill: int) -> Tensor:
         longest = max(map(len, rows))

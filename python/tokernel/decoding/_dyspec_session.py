@@ -31,7 +31,12 @@ class Settings(NamedTuple):
 
 
 class DySpecSession:
-    """A batch of prompts inside target and draft model; see :class:`tokernel.decoding.Session`."""
+    """A batch of prompts inside target and draft model; see :class:`tokernel.decoding.Session`.
+
+    Attributes:
+        rows: which row of the batch each sequence is; finished ones leave.
+        left: how many tokens each still wants.
+    """
 
     def __init__(
         self, model: Any, draft: Any, prompts: list[Tensor], sampling: Sampling, room: int, settings: Settings
@@ -42,68 +47,65 @@ class DySpecSession:
         self.target.prefill([prompt[:-1] for prompt in prompts])
         self.draft = DraftRows(draft, prompts, capacity)
         self.root = torch.stack([prompt[-1] for prompt in prompts])
+        self.rows = list(range(len(prompts)))
         self.left = [room] * len(prompts)
 
     def step(self, active: Sequence[bool]) -> list[list[int]]:
-        on = [row for row, is_active in enumerate(active) if is_active]
-        rows = torch.tensor(on, device=self.root.device)
-        trees = self._grow(rows)
+        self._drop_finished(active)
+        trees = self._grow()
         place = _places(trees, self.settings.order)
         tokens, parents = _renumbered(trees, place)
-        logits = self.target.score(self._spread(rows, tokens, 0), self._spread(rows, parents, -1))
-        walk = self._verify(trees, logits, rows, place)
-        emitted = self._emitted(on, trees, walk)
+        walk = self._verify(trees, self.target.score(tokens, parents), place)
+        emitted = self._emitted(trees, walk, len(active))
         # A row that is done needs no cache; were it to grow, it might outgrow its room.
-        goes_on = torch.tensor([self.left[row] > 0 for row in on], device=rows.device)[:, None]
+        goes_on = torch.tensor([left > 0 for left in self.left], device=place.device)[:, None]
         path = torch.where(goes_on, walk.path, -1)
-        placed = torch.where(path < 0, -1, torch.gather(place, 1, path.clamp(min=0)))
-        self.target.accept(self._spread(rows, placed, -1))
-        self.draft.accept(self._spread(rows, path, -1), self._spread(rows, trees.tokens, 0))
-        self.root[rows] = walk.bonus
+        self.target.accept(torch.where(path < 0, -1, torch.gather(place, 1, path.clamp(min=0))))
+        self.draft.accept(path, trees.tokens)
+        self.root = walk.bonus
         return emitted
 
-    def _grow(self, rows: Tensor) -> DraftTree:
-        def draft_fn(tokens: Tensor, parents: Tensor, nodes: Tensor) -> Tensor:
-            spread = (self._spread(rows, given, fill) for given, fill in ((tokens, 0), (parents, -1), (nodes, -1)))
-            return self.draft.logits(*spread)[rows]
+    def _drop_finished(self, active: Sequence[bool]) -> None:
+        kept = [place for place, row in enumerate(self.rows) if active[row]]
+        if len(kept) < len(self.rows):
+            self.target.keep(kept)
+            self.draft.keep(kept)
+            self.root = self.root[kept]
+            self.rows, self.left = ([held[place] for place in kept] for held in (self.rows, self.left))
 
+    def _grow(self) -> DraftTree:
         search = self.settings.search
-        wanted = max(self.left[row] for row in rows.tolist()) - 1  # the walk ends with a token of no node
+        wanted = max(self.left) - 1  # the walk ends with a token of no node
         depth = wanted if search.max_depth is None else min(wanted, search.max_depth)
         return grow(
-            draft_fn,
-            self.root[rows],
+            self.draft.logits,
+            self.root,
             search._replace(max_depth=depth),
             self.settings.draft_temperature,
             lambda nodes, vocabulary: uniform((*nodes.shape, vocabulary), self.sampling.generator, self.root.device),
             keep=self.sampling.temperature > 0,
         )
 
-    def _verify(self, trees: DraftTree, logits: Tensor, rows: Tensor, place: Tensor) -> Verified:
+    def _verify(self, trees: DraftTree, logits: Tensor, place: Tensor) -> Verified:
         """Sequoia's rule, in the order of drawing; where the target is a point mass, the rule keeps its token."""
         if self.sampling.temperature == 0:
-            best = torch.gather(logits.argmax(-1)[rows], 1, place)
+            best = torch.gather(logits.argmax(-1), 1, place)
             return verify_greedy(trees.tokens, best, trees.parents)
-        target = distribution(logits if len(rows) == len(logits) else logits[rows], self.sampling.temperature)
+        target = distribution(logits, self.sampling.temperature)
         if self.settings.order is not None:
             target = target[torch.arange(len(target), device=target.device)[:, None], place]
         coins = uniform((len(target), target.shape[1] + 1), self.sampling.generator, target.device)
         draft = trees.draft_probs if trees.forwards else target  # a root alone: nothing was drawn from anything
         return verify_stochastic(trees.tokens, target, draft, coins, trees.parents, rule="sequoia")
 
-    def _emitted(self, on: list[int], trees: DraftTree, walk: Verified) -> list[list[int]]:
-        emitted: list[list[int]] = [[] for _ in self.left]
-        for i, row in enumerate(on):
-            accepted = walk.path[i, 1 : 1 + int(walk.accepted[i])]
-            emitted[row] = [*trees.tokens[i, accepted].tolist(), int(walk.bonus[i])]
-            self.left[row] -= len(emitted[row])
+    def _emitted(self, trees: DraftTree, walk: Verified, rows: int) -> list[list[int]]:
+        """The accepted tokens, of which the root was known, then the bonus."""
+        drafts = torch.gather(trees.tokens, 1, walk.path.clamp(min=0))[:, 1:].tolist()
+        emitted: list[list[int]] = [[] for _ in range(rows)]
+        for i, (count, bonus) in enumerate(zip(walk.accepted.tolist(), walk.bonus.tolist(), strict=True)):
+            emitted[self.rows[i]] = [*drafts[i][:count], bonus]
+            self.left[i] -= count + 1
         return emitted
-
-    def _spread(self, rows: Tensor, given: Tensor, fill: int) -> Tensor:
-        """(n, ...) of the active rows to (B, ...)."""
-        full = given.new_full((len(self.root), *given.shape[1:]), fill)
-        full[rows] = given
-        return full
 
 
 def _places(trees: DraftTree, order: Order | None) -> Tensor:

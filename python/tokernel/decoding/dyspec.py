@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from tokernel.decoding._dyspec_session import DySpecSession, Settings
 from tokernel.decoding._dyspec_tree import DraftFn, DraftTree, Noise, Search, grow, uniform
+from tokernel.decoding._generate import Generated, generate
 from tokernel.decoding._session import Sampling, Session
 from tokernel.kernels.tree import TokenTree
 from tokernel.papers import paper
@@ -35,6 +37,7 @@ __all__ = [
     "PAPER",
     "DraftTree",
     "DySpec",
+    "DySpecDecoder",
     "dfs_order",
     "dyspec_tree_fixed",
     "dyspec_tree_threshold",
@@ -263,6 +266,50 @@ class DySpec:
         if most is not None and longest > most:
             raise ValueError(f"dyspec: draft must have positions for {longest} tokens, got {most}")
         return DySpecSession(model, self.draft, prompts, sampling, room, self.settings)
+
+
+class DySpecDecoder:
+    """A target, its draft model and the settings of both in one object.
+
+    Args:
+        target: as :func:`tokernel.decoding.generate` takes it.
+        draft, mode, settings: as :class:`DySpec` takes them.
+        temperature: of the target.
+        generator: of the draws.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> sizes = {"vocab_size": 50, "n_embd": 32, "n_head": 2}
+    >>> target, draft = (GPT2LMHeadModel(GPT2Config(n_layer=n, **sizes)).eval() for n in (2, 1))
+    >>> out = DySpecDecoder(target, draft, t=1 / 32).generate(torch.tensor([[3, 1, 4]]), max_new_tokens=6, eos=())
+    >>> out.lengths
+    tensor([6])
+    """
+
+    def __init__(
+        self,
+        target: Any,
+        draft: Any,
+        mode: str = "threshold",
+        *,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+        **settings: Any,
+    ) -> None:
+        self.target = target
+        self.method = DySpec(draft, mode, **settings)
+        self.temperature, self.generator = temperature, generator
+
+    def generate(self, input_ids: Tensor, max_new_tokens: int, eos: int | Iterable[int] | None = None) -> Generated:
+        """Continue (B, P) prompts; see :func:`tokernel.decoding.generate`, whose ``stop_tokens`` are eos."""
+        return generate(
+            self.target,
+            input_ids,
+            self.method,
+            max_new_tokens=max_new_tokens,
+            stop_tokens=eos,
+            temperature=self.temperature,
+            generator=self.generator,
+        )
 
 
 def _tree(
