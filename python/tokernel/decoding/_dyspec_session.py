@@ -8,18 +8,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tokernel.decoding._dyspec_draft import DraftRows
 from tokernel.decoding._dyspec_tree import DraftTree, Search, distribution, grow, uniform
 from tokernel.decoding._session import Sampling
 from tokernel.decoding._target import TargetModel
-from tokernel.kernels.tree import Verified
+from tokernel.kernels.tree import TokenTree, Verified
 from tokernel.ops import verify_greedy, verify_stochastic
 
 __all__ = ["DySpecSession", "Settings"]
 
-Order = Callable[[Any], Any]
+Order = Callable[[TokenTree], NDArray[np.int32]]
 
 
 class Settings(NamedTuple):

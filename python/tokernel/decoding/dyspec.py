@@ -23,7 +23,9 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from tokernel.decoding._dyspec_session import DySpecSession, Settings
@@ -46,6 +48,8 @@ __all__ = [
 ]
 
 PAPER = paper("dyspec")
+
+Parents = TokenTree | ArrayLike
 
 MOST_NODES = 4094
 """Drafted nodes; with the root and a token that the draft model has not seen, as many as a tree may have."""
@@ -140,7 +144,7 @@ def dyspec_tree_threshold(
     return _tree("dyspec_tree_threshold", draft_fn, root, search, uniforms, temperature, generator)
 
 
-def dfs_order(parents: Any) -> Any:
+def dfs_order(parents: Parents) -> NDArray[np.int32]:
     """List the nodes depth first, the children of a node as they were drawn.
 
     An earlier sibling was more likely, and has the larger subtree as a rule, so that this is close to :func:`hpd_order`
@@ -160,7 +164,7 @@ def dfs_order(parents: Any) -> Any:
     return _token_tree(parents).depth_first()
 
 
-def hpd_order(parents: Any) -> Any:
+def hpd_order(parents: Parents) -> NDArray[np.int32]:
     """List the nodes depth first, the child of the largest subtree first: heavy paths stay together.
 
     Siblings no longer come as they were drawn. A verification must not run in this order; :class:`DySpec` verifies in
@@ -180,7 +184,7 @@ def hpd_order(parents: Any) -> Any:
     return _token_tree(parents).depth_first(heavy_first=True)
 
 
-def mask_block_count(parents: Any, block: int = 32, prefix: int = 0) -> int:
+def mask_block_count(parents: Parents, block: int = 32, prefix: int = 0) -> int:
     """Count the block x block tiles of the attention mask that hold a visible key: what a block-sparse kernel computes.
 
     Args:
@@ -390,5 +394,5 @@ def _integer(op: str, name: str, value: int) -> int:
         raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}") from None
 
 
-def _token_tree(parents: Any) -> TokenTree:
+def _token_tree(parents: Parents) -> TokenTree:
     return parents if isinstance(parents, TokenTree) else TokenTree(parents)
