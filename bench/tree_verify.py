@@ -119,14 +119,25 @@ def _greedy(batch: int, quick: bool) -> Work:
 
 
 def _beside_attention(dtype: torch.dtype, quick: bool) -> Work:
-    """Verification of a step, with the attention of one layer of that step as what it is compared to."""
+    """Verification of a step and compaction of one layer's cache, against the attention of that layer in that step."""
     step = _step(dtype, quick)
     nodes, prefix, heads, width = len(step.tree), 64 if quick else 4096, 32, 128
     q = randn(1, heads, nodes, width, dtype=dtype)
     k, v = (randn(1, heads, prefix + nodes, width, dtype=dtype, seed=i) for i in (1, 2))
     attention = partial(ops.tree_attention, q, k, v, prefix, step.tree)
+    lengths = torch.tensor([prefix])
+    deep = torch.full((1, nodes), -1)
+    way = step.tree.path(nodes - 1)
+    deep[0, : len(way)] = torch.tensor(way)
+
+    def keep() -> Any:
+        found = step.call("sequoia")
+        for cache in (k, v):  # the deepest path: what is kept of these drafts may be the root alone
+            ops.compact_cache(cache, lengths, deep)
+        return found
+
     return Work(
-        lambda: step.call("sequoia"),
+        keep,
         {"tree_attention of one layer, 4096 x 32 x 128": attention},
         lambda ours, peer: None,
     )
@@ -166,7 +177,15 @@ def cases() -> list[Case]:
             found.append(Case("tree", f"verify_stochastic, {rule}", shape, name, build, parallel=False))
         beside = partial(_beside_attention, dtype)
         found.append(
-            Case("tree", "verify_stochastic, beside attention", shape, name, beside, (FIFTIETH,), parallel=False)
+            Case(
+                "tree",
+                "verify_stochastic + compact_cache, beside attention",
+                shape,
+                name,
+                beside,
+                (FIFTIETH,),
+                parallel=False,
+            )
         )
         found.append(Case("tree", "residual_sample", f"{NODES}x{VOCABULARY}", name, partial(_residual, dtype)))
     return found
