@@ -15,7 +15,7 @@ from tokernel import ops
 from tokernel.decoding._del_controller import DELController, accept_chain
 from tokernel.decoding._del_shadow import said
 from tokernel.decoding._layers import LayerRows, LayerStack
-from tokernel.decoding._session import Sampling
+from tokernel.decoding._session import Sampling, distribution
 
 __all__ = ["DelRow", "DelSession", "Limits", "Round", "accept_sampled"]
 
@@ -140,7 +140,7 @@ class DelRow:
         if self.greedy:
             token, sure = said(self.stack.norm(h), self.stack.head)
             return int(token), float(sure)
-        q = torch.softmax(self.stack.logits(h).float() / self.sampling.temperature, -1)
+        q = distribution(self.stack.logits(h), self.sampling.temperature)
         drawn = int(torch.multinomial(q, 1, generator=self.sampling.generator))
         draft.probs.append(q)
         return drawn, float(q[0, drawn])
@@ -150,7 +150,7 @@ class DelRow:
             wanted = target[context:].tolist()
             accepted = accept_chain(draft.tokens, wanted)
             return accepted, wanted[accepted]
-        p = torch.softmax(logits[context:].float() / self.sampling.temperature, -1)
+        p = distribution(logits[context:], self.sampling.temperature)
         q = torch.cat(draft.probs) if draft.probs else p[:0]
         return accept_sampled(draft.tokens, q, p, self.sampling.generator)
 

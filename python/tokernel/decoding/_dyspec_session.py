@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokernel.decoding._dyspec_draft import DraftRows
-from tokernel.decoding._dyspec_tree import DraftTree, Search, distribution, grow, uniform
-from tokernel.decoding._session import Sampling
+from tokernel.decoding._dyspec_tree import DraftTree, Search, grow, uniform
+from tokernel.decoding._session import Sampling, distribution
 from tokernel.decoding._target import TargetModel
 from tokernel.kernels.tree import TokenTree, Verified
 from tokernel.ops import verify_greedy, verify_stochastic

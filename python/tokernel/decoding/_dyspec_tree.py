@@ -10,10 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tokernel.decoding._session import distribution
 from tokernel.kernels.tree import TokenTree
 from tokernel.ops import expand_greedy, sample_without_replacement
 
-__all__ = ["DraftFn", "DraftTree", "Noise", "Search", "distribution", "grow", "uniform"]
+__all__ = ["DraftFn", "DraftTree", "Noise", "Search", "grow", "uniform"]
 
 DraftFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 Noise = Callable[[Tensor, int], Tensor]
@@ -147,13 +148,6 @@ def grow(
         draws.known[:, :used],
         len(draws.asked),
     )
-
-
-def distribution(logits: Tensor, temperature: float) -> Tensor:
-    """(..., V) logits to float32 probabilities; temperature 0: a point mass on the largest, the lowest id of equals."""
-    if temperature == 0:
-        return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float()
-    return torch.softmax(logits.float() / temperature, -1)
 
 
 def uniform(shape: Sequence[int], generator: torch.Generator | None, device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokernel.decoding._session import Sampling, Session
+from tokernel.decoding._session import Sampling, Session, distribution
 from tokernel.decoding._target import TargetModel
 from tokernel.kernels.tree import TokenTree
 
@@ -22,8 +22,7 @@ def choose(logits: Tensor, sampling: Sampling) -> Tensor:
     """One token for every row of logits: (B, V) float -> (B) int64. Temperature 0: the largest, lowest id first."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    p = torch.softmax(logits.float() / sampling.temperature, -1)
-    return torch.multinomial(p, 1, generator=sampling.generator)[:, 0]
+    return torch.multinomial(distribution(logits, sampling.temperature), 1, generator=sampling.generator)[:, 0]
 
 
 class Plain:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Method", "Sampling", "Session", "find_method", "greedy_only", "method_names"]
+__all__ = ["Method", "Sampling", "Session", "distribution", "find_method", "greedy_only", "method_names"]
 
 # Name -> module and class, whose constructor takes no argument.
 _METHODS = {
@@ -38,6 +38,13 @@ class Sampling:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ValueError(f"generate: temperature must be finite and at least 0, got {self.temperature}")
+
+
+def distribution(logits: Tensor, temperature: float) -> Tensor:
+    """(..., V) logits to float32 probabilities; temperature 0: a point mass on the largest, the lowest id of equals."""
+    if temperature == 0:
+        return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+    return torch.softmax(logits.float() / temperature, -1)
 
 
 class Session(Protocol):
