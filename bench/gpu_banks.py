@@ -127,6 +127,8 @@ def _tree_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
         return torch.autograd.grad(ops.row_stats(leaf).entropy.sum(), leaf)
 
     yield entropy
+    h, weight, norm = randn(70, 96, dtype=dtype), randn(150, 96, dtype=dtype, seed=1), randn(96, dtype=dtype, seed=2)
+    yield lambda: ops.head_argmax_prob(h, weight, norm)
     for width in (32, 64, 128, 256):
         for nodes in (2, 6, 20):  # float32 has a kind of block for each, half precision for the last two
             tree = [-1, *(i // 2 for i in range(nodes - 1))]

@@ -249,6 +249,27 @@ def _verification() -> dict[str, Cost]:
         "residual_sample_kernel": Cost(
             f"N={batch} V={words} fp32", batch * (2 * 2 + 3 + 2) * row, flops=6.0 * batch * words
         ),
+def _heads() -> dict[str, Cost]:
+    """The final norm and the head of Llama 2 7B behind 16 hidden states. Tiles have 64 rows: three quarters of the
+    products are of rows that are not there."""
+    rows, vocabulary, width, splits = 16, 32000, 4096, 264
+    case, parts = f"N={rows} V={vocabulary} D={width}", splits * rows * 16
+    table, products = vocabulary * width, 2.0 * 64 * vocabulary * width
+    return {
+        "head_norm_kernel": Cost(f"N={rows} D={width} bf16", 2 * rows * width * BF16 + width * BF16),
+        "head_float32_kernel": Cost(f"{case} fp32", (table + rows * width) * F32 + parts, products),
+        "head_mma_kernel": Cost(f"{case} bf16", (table + rows * width) * BF16 + parts, products, tensor_cores=True),
+        "head_join_kernel": Cost(f"{case}, {splits} splits", parts + rows * (I64 + F32)),
+    }
+
+
+def _after_a_step() -> dict[str, Cost]:
+    """Five of 64 nodes accepted in 32 heads of keys of one layer, 128 wide; 81 nodes of Token Recycling."""
+    heads, width, moved, nodes, candidates = 32, 128, 4, 81, 8
+    return {
+        "compact_cache_kernel": Cost(f"{moved} rows moved, H={heads} D={width} bf16", 2 * moved * heads * width * BF16),
+        "build_tree_kernel": Cost(f"T={nodes}", nodes * 4 * I64),
+        "update_adjacency_kernel": Cost(f"T={nodes} K={candidates}", nodes * (2 * candidates + 1) * I64),
     }
 
 
@@ -435,6 +456,8 @@ COSTS: dict[str, Cost] = {
     **_verification(),
     **_merged_parts(),
     **_draft_trees(),
+    **_heads(),
+    **_after_a_step(),
     **_spatten(),
     **_power(),
     **_gates(),

@@ -12,6 +12,7 @@ from tokernel import ops
 from torch import Tensor
 
 from bench import tree_merge, tree_verify
+from bench import tree_cache, tree_head, tree_merge
 from bench.arrays import DTYPES, bytes_of, randn
 from bench.core import Case, Floor, Work
 
@@ -79,3 +80,4 @@ def cases() -> list[Case]:
         build = partial(_entropy_gradient, 64, dtype)
         found.append(Case("tree", "row_stats, entropy trained", f"64x{VOCABULARY}", name, build))
     return [*found, *tree_merge.cases(), *tree_verify.cases()]
+    return [*found, *tree_merge.cases(), *tree_head.cases(), *tree_cache.cases()]
