@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tokernel import ops
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import linear
 
 from bench.arrays import DTYPES, bytes_of, randn
 from bench.core import Case, Floor, Work
@@ -20,11 +20,11 @@ VOCABULARY, WIDTH = 32000, 4096  # of Llama 2 7B
 
 
 def _composed(h: Tensor, weight: Tensor) -> Any:
-    return F.linear(h, weight).softmax(-1).max(-1)
+    return linear(h, weight).softmax(-1).max(-1)
 
 
 def _composed_log(h: Tensor, weight: Tensor) -> Any:
-    top = F.linear(h, weight).float().log_softmax(-1).max(-1)
+    top = linear(h, weight).float().log_softmax(-1).max(-1)
     return top.values.exp(), top.indices
 
 

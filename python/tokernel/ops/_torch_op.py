@@ -85,7 +85,8 @@ def define(
 def define_in_place(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
     """Register an op that changes its first argument, ``Tensor(a!)`` in the schema, and has no gradient.
 
-    Every call takes the dispatcher, which counts the change: autograd then knows that a saved tensor is stale.
+    Every way counts the change, so that autograd knows when a tensor it saved is stale. The kernel says what is wrong
+    with its arguments before it changes anything; a change that was only tried counts as well.
     """
     name = schema.split("(", 1)[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -100,7 +101,15 @@ def define_in_place(schema: str, kernel: Callable[..., Any], fake: Callable[...,
             return dispatched.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, *args)  # type: ignore[attr-defined]
 
     _library.impl(name, count_change, "ADInplaceOrView", with_keyset=True)
-    return dispatched
+
+    def call(*args: Any) -> Any:
+        if _is_compiling() or _route(args) != _KERNEL:
+            return dispatched(*args)
+        if not args[0].is_inference():
+            torch.autograd.graph.increment_version(args[0])
+        return kernel(*args)
+
+    return call
 
 
 def _without_gradient(kernel: Callable[..., Any], dispatched: Callable[..., Any]) -> Callable[..., Any]:
