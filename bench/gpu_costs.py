@@ -249,6 +249,9 @@ def _verification() -> dict[str, Cost]:
         "residual_sample_kernel": Cost(
             f"N={batch} V={words} fp32", batch * (2 * 2 + 3 + 2) * row, flops=6.0 * batch * words
         ),
+    }
+
+
 def _heads() -> dict[str, Cost]:
     """The final norm and the head of Llama 2 7B behind 16 hidden states. Tiles have 64 rows: three quarters of the
     products are of rows that are not there."""

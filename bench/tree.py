@@ -11,8 +11,7 @@ import torch
 from tokernel import ops
 from torch import Tensor
 
-from bench import tree_merge, tree_verify
-from bench import tree_cache, tree_head, tree_merge
+from bench import tree_cache, tree_head, tree_merge, tree_verify
 from bench.arrays import DTYPES, bytes_of, randn
 from bench.core import Case, Floor, Work
 
@@ -79,5 +78,5 @@ def cases() -> list[Case]:
         found.append(Case("tree", "row_stats", f"1x{VOCABULARY}", name, partial(_row_stats, 1, dtype)))
         build = partial(_entropy_gradient, 64, dtype)
         found.append(Case("tree", "row_stats, entropy trained", f"64x{VOCABULARY}", name, build))
-    return [*found, *tree_merge.cases(), *tree_verify.cases()]
-    return [*found, *tree_merge.cases(), *tree_head.cases(), *tree_cache.cases()]
+    others = (tree_merge, tree_verify, tree_head, tree_cache)
+    return [*found, *(case for other in others for case in other.cases())]
