@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import textwrap
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from tokernel.decoding import Method
 from tokernel.decoding.del_exit import DELController, DelExit
+from tokernel.decoding.dyspec import DySpec
 from tokernel.decoding.skipdecode import SkipDecode
 from tokernel.decoding.token_recycling import TokenRecycling, matrix_bytes
 from torch import Tensor
@@ -54,6 +56,31 @@ def _states_of_a_draft(model: Any) -> int:
     return int(model.config.num_hidden_layers * columns * model.config.hidden_size * model.dtype.itemsize)
 
 
+def first_layers(model: Any, layers: int) -> Any:
+    """A model of the first layers of a Llama, with its embedding, norm and head: nothing is copied."""
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = layers
+    with torch.device("meta"):
+        draft = type(model)(config)
+    for name in ("embed_tokens", "norm", "rotary_emb"):
+        setattr(draft.model, name, getattr(model.model, name))
+    draft.model.layers = torch.nn.ModuleList(list(model.model.layers)[:layers])
+    draft.lm_head = model.lm_head
+    return draft.eval()
+
+
+def _dyspec(model: Any) -> Method:
+    return DySpec(first_layers(model, DRAFT_LAYERS), t=1 / 8, max_nodes=8)
+
+
+def _cache_of_the_draft(model: Any) -> int:
+    """Keys and values of 512 tokens."""
+    config = model.config
+    width = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    return int(2 * DRAFT_LAYERS * width * 512 * model.dtype.itemsize)
+
+
+DRAFT_LAYERS = 6  # of SmolLM2's 30
 GREEDY = "greedy"
 CANDIDATES = (
     Candidate(GREEDY, lambda model: GREEDY),
@@ -61,6 +88,7 @@ CANDIDATES = (
     _recycling("best-16"),
     _recycling("best-8"),
     _recycling("best-4"),
+    Candidate(f"dyspec, draft: first {DRAFT_LAYERS} layers", _dyspec, _cache_of_the_draft),
     Candidate("del_exit", _del_exit, _states_of_a_draft),
     Candidate("skipdecode, half of the layers", lambda model: SkipDecode(), lossless=False),
 )

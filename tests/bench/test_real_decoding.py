@@ -46,7 +46,7 @@ class Unlike:
 
 def test_the_whole_program_on_a_small_model(tmp_path, monkeypatch):
     other = methods.Candidate("unlike", lambda model: Unlike(), lambda model: 3 << 20, lossless=False)
-    monkeypatch.setattr(real, "load_smollm2", lambda: (tiny(num_hidden_layers=4), None))
+    monkeypatch.setattr(real, "load_smollm2", lambda: (tiny(num_hidden_layers=8), None))
     monkeypatch.setattr(real, "prompts", small_prompts)
     monkeypatch.setattr(real, "CANDIDATES", (*real.CANDIDATES, other))
     paths = {"json": tmp_path / "real.json", "markdown": tmp_path / "real.md"}
@@ -117,6 +117,23 @@ def test_on_the_real_model_every_lossless_method_says_what_transformers_says():
             if candidate.lossless:
                 assert torch.equal(out.sequences, plain), candidate.name
     assert emitted["token_recycling 2.2.2"] > emitted["greedy"]
+
+
+def test_the_draft_is_the_model_s_own_first_layers():
+    model = tiny(num_hidden_layers=4)
+    draft = methods.first_layers(model, 2)
+    with torch.no_grad():
+        states = model.model(prompts(), output_hidden_states=True).hidden_states[2]
+        expected = model.lm_head(model.model.norm(states))
+        torch.testing.assert_close(draft(prompts()).logits, expected)
+    shared = {p.data_ptr() for p in model.parameters()}
+    assert {p.data_ptr() for p in draft.parameters()} <= shared
+
+
+@pytest.mark.parametrize("options", [["--dtype", "float16"], ["--clock", "sun"], ["--clock", "cpu", "--threads", "2"]])
+def test_options_that_do_not_go_together(options):
+    result = CliRunner().invoke(_app(), ["--quick", *options])
+    assert result.exit_code == 2
 
 
 def test_what_is_missing_is_said_plainly(monkeypatch):
