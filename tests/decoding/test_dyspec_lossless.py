@@ -181,6 +181,22 @@ class TestModels:
         assert out.steps <= 4
         assert out.new_tokens() == greedy(target, prompts()[0], 24)
 
+    @pytest.mark.parametrize("temperature", [0.0, 0.8])
+    def test_bfloat16(self, temperature):
+        target, draft = (model.to(torch.bfloat16) for model in (tiny(), near()))
+        prompt = prompts(2, 7)
+        generator = torch.Generator().manual_seed(0)
+        method = dyspec.DySpec(draft, order="dfs")
+        out = generate(target, prompt, method, max_new_tokens=20, temperature=temperature, generator=generator)
+        assert out.lengths.tolist() == [20, 20]
+        if temperature == 0:
+            with torch.no_grad():
+                rounded, exact = target(out.sequences).logits.float(), target.float()(out.sequences).logits
+            error = float((rounded - exact).abs().max())
+            behind, new = exact[:, 6:-1], out.sequences[:, 7:]
+            gap = behind.amax(-1) - behind.gather(2, new[..., None])[..., 0]
+            assert float(gap.max()) <= 4 * error  # two passes in bfloat16, either way
+
     def test_the_same_generator_gives_the_same_text(self):
         target, draft = tiny(), near("llama")
 
