@@ -199,3 +199,30 @@ def test_one_length_for_all_and_logits_of_any_size(rng):
     want, want_lse = attend64(q, k, v, [LEAST + 30] * 2, trees)
     np.testing.assert_allclose(lse, want_lse, rtol=1e-6)
     np.testing.assert_allclose(o, want, rtol=0, atol=2e-2)  # exponents are known to 2^-10 of 10,000
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_calls_against_the_reference(seed):
+    """Everything at once: shared heads, padding, splits, pages of any size, strides, widths without whole chunks."""
+    rng = np.random.default_rng(seed)
+    batch, groups, sharing = (int(rng.integers(1, n)) for n in (4, 3, 5))
+    nodes, width = int(rng.choice([1, 3, 9, 33])), int(rng.choice([1, 8, 20, 64, 130]))
+    most = int(rng.choice([0, 30, 300])) if nodes * sharing <= 36 else 40
+    dtype = (np.float32, np.float16)[seed % 2]
+    trees = [random_tree(rng, int(n)) for n in rng.integers(1, nodes + 1, batch)]
+    lengths = rng.integers(0, most + 1, batch)
+    q, k, v = call(rng, (batch, groups * sharing, groups, nodes, width), most + nodes, dtype)
+    for b, made in enumerate(trees):
+        q[b, :, len(made) :] = np.nan  # the query of a padded node is never read
+    options = {}
+    if seed % 3 == 0:
+        hide_unused((k, v), lengths, trees)
+    else:
+        rows = int(rng.choice([1, 16, 50]))
+        count = -(-(most + nodes) // rows)
+        pages = rng.permutation(batch * count + 2)
+        options["pages"] = pages[: batch * count].reshape(batch, count)
+        k, v = (rng.standard_normal((len(pages), rows, groups, width)).astype(dtype).swapaxes(1, 2) for _ in range(2))
+    with tokernel.use_backend("ref"):
+        want = attend(q, k, v, lengths, trees, **options)
+    close(attend(q, k, v, lengths, trees, **options), want, dtype)
