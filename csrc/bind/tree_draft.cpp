@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // Family tree, how draft tokens are drawn and how their tree grows: checked arguments -> launcher.
 #include <cfloat>
+#include <limits>
 #include <string>
 
 #include "bind/call.h"
 #include "bind/families.h"
 #include "tree/expand_greedy.h"
+#include "tree/gumbel_argmax.h"
+#include "tree/masked_transfer.h"
 #include "tree/sample_without_replacement.h"
 
 namespace tk::bind {
 namespace {
 
 constexpr int64_t kMostDrawItems = INT32_MAX;
+constexpr double kColdest = 1e-6;  // of temperatures above 0
+constexpr double kHottest = 1e6;
 
 void check_draw_rows(const Call& call, const char* name) {
   const int64_t rows = call.dim('N');
@@ -36,6 +41,50 @@ py::object sample_without_replacement(py::handle q_, py::handle k_, py::handle u
   TK_RUN(call, tree, sample_without_replacement,
          tree::SampleWithoutReplacementArgs{q.data, u.as<float>(), index.as<int64_t>(), prob.as<float>(), q.dtype,
                                             call.dim('N'), call.dim('V'), k, q.stride(0), u.stride(0)});
+  return call.results();
+}
+
+py::object gumbel_argmax(py::handle logits_, py::handle u_, py::handle temperature_, py::handle out_) {
+  Call call("gumbel_argmax");
+  const Tensor logits = call.in("logits", logits_, kFloat, "N V");
+  const Tensor u = call.in("u", u_, kF32, "N V");
+  check_draw_rows(call, "logits");
+  if (call.dim('V') == 0 && call.dim('N') > 0) call.fail_value("logits", "rows of at least one item", "none");
+  double temperature = call.real("temperature", temperature_, 0.0, kHottest);
+  if (temperature != 0.0) temperature = call.real("temperature", temperature_, kColdest, kHottest);
+  const Tensor index = call.out("out", out_, DType::i64, "N");
+  TK_RUN(call, tree, gumbel_argmax,
+         tree::GumbelArgmaxArgs{logits.data, u.as<float>(), index.as<int64_t>(), logits.dtype, call.dim('N'),
+                                call.dim('V'), logits.stride(0), u.stride(0),
+                                temperature == 0.0 ? 0.0f : static_cast<float>(1.0 / temperature)});
+  return call.results();
+}
+
+py::object masked_transfer(py::handle confidence_, py::handle mask_, py::handle count_, py::handle threshold_,
+                           py::handle out_) {
+  Call call("masked_transfer");
+  const Tensor confidence = call.in("confidence", confidence_, kFloat, "B L");
+  const Tensor mask = call.dense("mask", mask_, kMask, "B L");
+  const Tensor count = call.optional_dense("count", count_, kIndex, "B");
+  const int64_t batch = call.dim('B');
+  const int64_t length = call.dim('L');
+  call.check_extents("confidence", {batch, length});
+  if (batch > kMostDrawItems || length > kMostDrawItems) {
+    call.fail_value("confidence", "of less than 2^31 rows of less than 2^31 positions",
+                    std::to_string(batch) + " rows of " + std::to_string(length));
+  }
+  if (!count && threshold_.is_none()) call.fail_value("count", "given where threshold is not", "neither");
+  if (count) call.check_index("count", count, INT64_MAX);
+  uint32_t least_key = 0;
+  if (!threshold_.is_none()) {
+    constexpr double kEnd = std::numeric_limits<double>::infinity();
+    least_key = score_key(static_cast<float>(call.real("threshold", threshold_, -kEnd, kEnd)));
+  }
+  const Tensor out = call.out("out", out_, DType::boolean, "B L");
+  const selection::ScoreRows from{confidence.data, mask.as<uint8_t>(),          confidence.dtype, batch, length,
+                                  {1, batch},      {0, 0, confidence.stride(0)}};
+  TK_RUN(call, tree, masked_transfer,
+         tree::MaskedTransferArgs{from, count.as<int64_t>(), out.as<uint8_t>(), least_key});
   return call.results();
 }
 
@@ -110,6 +159,8 @@ py::object expand_greedy(py::handle draw_p_, py::handle known_, py::handle budge
 
 void bind_tree_draft(py::module_& m) {
   m.def("expand_greedy", &expand_greedy);
+  m.def("gumbel_argmax", &gumbel_argmax);
+  m.def("masked_transfer", &masked_transfer);
   m.def("sample_without_replacement", &sample_without_replacement);
 }
 

@@ -162,6 +162,8 @@ CASES = {
     "head_argmax_prob": {"h": floats(2, 3), "W": floats(4, 3), "norm_weight": floats(3)},
     "row_stats": {"logits": floats(1, 3), "ids": INDEX},
     "expand_greedy": {"draw_p": floats(1, 3, 2) / 8, "known": np.ones((1, 3), bool), "budget": 2},
+    "gumbel_argmax": {"logits": floats(1, 3), "u": floats(1, 3) / 4},
+    "masked_transfer": {"confidence": floats(1, 3), "mask": np.ones((1, 3), bool), "count": np.array([1])},
     "sample_without_replacement": {"q": floats(1, 3), "k": 2, "u": floats(1, 3) / 4},
     "row_stats_backward": {"logits": floats(1, 3), "lse": floats(1), "level": floats(1), "slope": floats(1)},
     "sort_by_label": {"labels": INDEX, "K": 3},

@@ -42,7 +42,7 @@ from tokernel.ops._select_power import power_iterate
 from tokernel.ops._select_topk import topk, topk_mask, topp_mask
 from tokernel.ops._tree_attention import tree_attention
 from tokernel.ops._tree_cache import build_tree, compact_cache, update_adjacency
-from tokernel.ops._tree_draft import expand_greedy, sample_without_replacement
+from tokernel.ops._tree_draft import expand_greedy, gumbel_argmax, masked_transfer, sample_without_replacement
 from tokernel.ops._tree_head import head_argmax_prob
 from tokernel.ops._tree_merge import merge_attention
 from tokernel.ops._tree_rows import row_stats
@@ -85,6 +85,8 @@ __all__ = [
     "expand_greedy",
     "farthest_points",
     "gather_rows",
+    "gumbel_argmax",
+    "inverse_permute_rows",
     "gathered_rope_attention",
     "head_argmax_prob",
     "inverse_permute_rows",
@@ -93,6 +95,7 @@ __all__ = [
     "kth_match",
     "local_value_attention",
     "map_density",
+    "masked_transfer",
     "match_2d",
     "merge_attention",
     "permute_rows",

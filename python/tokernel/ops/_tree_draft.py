@@ -10,7 +10,7 @@ from tokernel.kernels import tree as kernels
 from tokernel.kernels.tree import Expanded
 from tokernel.ops._torch_op import define
 
-__all__ = ["expand_greedy", "sample_without_replacement"]
+__all__ = ["expand_greedy", "gumbel_argmax", "masked_transfer", "sample_without_replacement"]
 
 
 def _value_first(
@@ -44,6 +44,16 @@ _expand_greedy = define(
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _value_first,
     _expand_fake,
+)
+_gumbel_argmax = define(
+    "gumbel_argmax(Tensor logits, Tensor u, float temperature) -> Tensor",
+    kernels.gumbel_argmax,
+    lambda logits, u, temperature: logits.new_empty(logits.shape[:1], dtype=torch.int64),
+)
+_masked_transfer = define(
+    "masked_transfer(Tensor confidence, Tensor mask, Tensor? count, float? threshold) -> Tensor",
+    kernels.masked_transfer,
+    lambda confidence, mask, count, threshold: confidence.new_empty(confidence.shape, dtype=torch.bool),
 )
 _sample_without_replacement = define(
     "sample_without_replacement(Tensor q, SymInt k, Tensor u) -> (Tensor, Tensor)", _prob_first, _sample_fake
@@ -95,3 +105,44 @@ def sample_without_replacement(q: Tensor, k: int, u: Tensor) -> tuple[Tensor, Te
     """
     prob, index = _sample_without_replacement(q.detach(), k, u.detach())
     return index, prob
+
+
+def gumbel_argmax(logits: Tensor, u: Tensor, temperature: float = 1.0) -> Tensor:
+    """Draw one item from the softmax of every row of logits, from one uniform number an item. Torch form of
+    :func:`tokernel.kernels.tree.gumbel_argmax`, which states ties, NaN and the ends of u; without gradient.
+
+    Args:
+        logits: (N, V) float32, float16 or bfloat16, any outer stride.
+        u: (N, V) float32, uniform on (0, 1), e.g. ``torch.rand``.
+        temperature: 0 (the plain argmax; u is not read), or in [1e-6, 1e6].
+
+    Returns:
+        (N) int64.
+
+    >>> gumbel_argmax(torch.zeros(1, 3), torch.tensor([[0.2, 0.9, 0.5]]))
+    tensor([1])
+    """
+    out: Tensor = _gumbel_argmax(logits.detach(), u.detach(), temperature)
+    return out
+
+
+def masked_transfer(
+    confidence: Tensor, mask: Tensor, count: Tensor | None = None, threshold: float | None = None
+) -> Tensor:
+    """Mark the masked positions that a step of a masked-diffusion language model fixes. Torch form of
+    :func:`tokernel.kernels.tree.masked_transfer`, which states the rules; without gradient.
+
+    Args:
+        confidence: (B, L) float32, float16 or bfloat16, any outer stride.
+        mask: (B, L) bool: positions that are still masked and may be fixed.
+        count: (B) int64 or int32: the most confident positions to fix.
+        threshold: fix the most confident position and every other that reaches this.
+
+    Returns:
+        (B, L) bool.
+
+    >>> masked_transfer(torch.tensor([[0.9, 0.2, 0.7]]), torch.tensor([[False, True, True]]), torch.tensor([1]))
+    tensor([[False, False,  True]])
+    """
+    out: Tensor = _masked_transfer(confidence.detach(), mask, count, threshold)
+    return out

@@ -4,7 +4,13 @@
 from tokernel.kernels.tree._adjacency import build_tree, update_adjacency
 from tokernel.kernels.tree._attention import tree_attention
 from tokernel.kernels.tree._cache import compact_cache
-from tokernel.kernels.tree._draft import Expanded, expand_greedy, sample_without_replacement
+from tokernel.kernels.tree._draft import (
+    Expanded,
+    expand_greedy,
+    gumbel_argmax,
+    masked_transfer,
+    sample_without_replacement,
+)
 from tokernel.kernels.tree._head import HeadChoice, head_argmax_prob
 from tokernel.kernels.tree._merge import merge_attention, merge_attention_backward
 from tokernel.kernels.tree._rows import RowStats, row_stats, row_stats_backward
@@ -30,7 +36,9 @@ __all__ = [
     "build_tree",
     "compact_cache",
     "expand_greedy",
+    "gumbel_argmax",
     "head_argmax_prob",
+    "masked_transfer",
     "merge_attention",
     "merge_attention_backward",
     "residual_sample",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws of draft tokens, and the trees that a greedy search over draws grows."""
+"""Draws of tokens, the trees that a greedy search over draws grows, and which masked tokens a step fixes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tokernel.kernels._arrays import Array, extension_of
 
-__all__ = ["Expanded", "expand_greedy", "sample_without_replacement"]
+__all__ = ["Expanded", "expand_greedy", "gumbel_argmax", "masked_transfer", "sample_without_replacement"]
 
 
 class Expanded(NamedTuple):
@@ -116,3 +116,74 @@ def sample_without_replacement(
     arrays = (None,) * 2 if out is None else out
     index, prob = extension_of("sample_without_replacement", "q", q).sample_without_replacement(q, k, u, *arrays)
     return index, prob
+
+
+def gumbel_argmax(logits: Array, u: Array, temperature: float = 1.0, *, out: Array | None = None) -> Array:
+    """Draw one item from the softmax of every row of logits, from one uniform number an item.
+
+    ``index_n = argmax_v logits_nv / T - ln(-ln u_nv)``: the largest of Gumbel scores, whose law is the softmax at
+    temperature T. Temperature 0 is the plain argmax, and u is not read. The softmax is never written; scores are
+    float32 with the same bits on every backend. Of equal scores the lowest index wins; NaN comes after every number. An
+    item of logit -inf is drawn only in a row without any other number.
+
+    Args:
+        logits: (N, V) float32, float16 or bfloat16, any outer stride, V at least 1.
+        u: (N, V) float32, any outer stride, uniform on (0, 1): below 2^-126 it counts as 2^-126 (so that 0 is the least
+            uniform), from 1 on as 1 - 2^-24.
+        temperature: 0, or in [1e-6, 1e6].
+        out: array to fill instead of a new one.
+
+    Returns:
+        (N) int64.
+
+    Raises:
+        ValueError: a rank or extent does not fit, or the temperature is out of range.
+        TypeError: not an array, or a dtype that is not listed.
+
+    >>> import numpy as np
+    >>> gumbel_argmax(np.zeros((2, 3), np.float32), np.array([[0.2, 0.9, 0.5], [0.8, 0.1, 0.5]], np.float32))
+    array([1, 0])
+
+    How samplers of masked-diffusion language models (LLaDA, arXiv 2502.09992) draw their tokens.
+    """
+    return extension_of("gumbel_argmax", "logits", logits).gumbel_argmax(logits, u, temperature, out)
+
+
+def masked_transfer(
+    confidence: Array,
+    mask: Array,
+    count: Array | None = None,
+    threshold: float | None = None,
+    *,
+    out: Array | None = None,
+) -> Array:
+    """Mark the masked positions that a step of a masked-diffusion language model fixes.
+
+    The masked positions of a row are ranked by confidence: the largest first, NaN after every number, the lowest
+    position among equals. With counts, the first ``count`` of them are fixed; with a threshold, the first one and every
+    other whose confidence is at least the threshold; with both, those that both allow. A row with a masked position and
+    a count above 0 always fixes one. For a threshold of entropy, as in dParallel, pass the negative of both.
+
+    Args:
+        confidence: (B, L) float32, float16 or bfloat16, any outer stride; compared with the threshold as float32.
+        mask: (B, L) bool: positions that are still masked; mark only those that may be fixed (of the current block).
+        count: (B) int64 or int32, at least 0: positions to fix; more than are masked means all of them.
+        threshold: any number; above every confidence, one position a row is fixed. One of count and threshold is given.
+        out: array to fill instead of a new one.
+
+    Returns:
+        (B, L) bool.
+
+    Raises:
+        ValueError: a rank or extent does not fit, a count is negative, or neither count nor threshold is given.
+        TypeError: not an array, or a dtype that is not listed.
+
+    >>> import numpy as np
+    >>> confidence = np.array([[0.9, 0.2, 0.7, 0.4]], np.float32)
+    >>> masked_transfer(confidence, np.array([[False, True, True, True]]), threshold=0.3)
+    array([[False, False,  True,  True]])
+
+    LLaDA (arXiv 2502.09992) and Dream by count, Fast-dLLM (2505.22618) and dParallel (2509.26488) by threshold.
+    """
+    module = extension_of("masked_transfer", "confidence", confidence)
+    return module.masked_transfer(confidence, mask, count, threshold, out)
