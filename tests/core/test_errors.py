@@ -197,10 +197,13 @@ OPS = {
 # Written in Python over the ops above, which check their arguments.
 COMPOSED = {
     "bipartite_match",
+    "eagle2_tree",
     "gathered_rope_attention",
     "kth_match",
     "match_2d",
     "random_match",
+    "sequoia_tokens",
+    "sequoia_tree",
     "threshold_match",
     "verify_chain",
 }

@@ -3,6 +3,7 @@
 
 from tokernel.kernels.tree._adjacency import build_tree, update_adjacency
 from tokernel.kernels.tree._attention import tree_attention
+from tokernel.kernels.tree._builders import DraftTree, eagle2_tree, sequoia_tokens, sequoia_tree
 from tokernel.kernels.tree._cache import compact_cache
 from tokernel.kernels.tree._draft import (
     Expanded,
@@ -27,6 +28,7 @@ from tokernel.kernels.tree._verify import (
 
 __all__ = [
     "Chain",
+    "DraftTree",
     "Expanded",
     "HeadChoice",
     "RowStats",
@@ -35,6 +37,7 @@ __all__ = [
     "Verified",
     "build_tree",
     "compact_cache",
+    "eagle2_tree",
     "expand_greedy",
     "gumbel_argmax",
     "head_argmax_prob",
@@ -45,6 +48,8 @@ __all__ = [
     "row_stats",
     "row_stats_backward",
     "sample_without_replacement",
+    "sequoia_tokens",
+    "sequoia_tree",
     "tree_attention",
     "update_adjacency",
     "verify_chain",
