@@ -200,7 +200,7 @@ def test_sequoia_times():
     flat = sequoia_tree(rates, 3, 8, draft_time=100, target_times={3: 1.0})
     assert flat == TokenTree([-1, 0, 0])
     assert sequoia_tree(rates, 3, 8, draft_time=0, target_times={3: 1.0}) == TokenTree.chain(3)
-    assert len(sequoia_tree(rates, 16, 8, target_times={m: 1.0 + m for m in range(1, 17)})) == 1
+    assert len(sequoia_tree(rates, 16, 8, target_times={m: float(m) for m in range(1, 17)})) == 1
     assert len(sequoia_tree(rates, 16, 15, target_times=dict.fromkeys(range(1, 17), 1.0))) == 16
 
 
@@ -208,7 +208,7 @@ def test_sequoia_small():
     assert sequoia_tree([], 1, 0) == TokenTree([-1])
     assert sequoia_tree([0.5], 4, 3) == TokenTree.chain(4)
     assert sequoia_tokens([], 2, 1).tolist() == [[-np.inf, -np.inf], [1, 1], [-np.inf, -np.inf]]
-    assert sequoia_tree([0.0, 0.0], 3, 2) == TokenTree([-1, 0, 1])  # worth nothing, but what was asked for
+    assert sequoia_tree([0.0, 0.0], 3, 2) == TokenTree([-1, 0, 0])  # the shallowest of equal ones
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def _best_trees(op: str, acceptance_rates: ArrayLike, budget: int, max_depth: in
         for b, rate in enumerate(rates, 1):
             # y nodes in the root and its earlier children, m - y in the last child, one level less deep.
             last = best[m - 1 : 0 : -1, :-1]
-            sums = tokens[1:m, 1:, b - 1] + np.where(last > 0, rate * last, -np.inf)
+            sums = tokens[1:m, 1:, b - 1] + np.where(last > 0, rate * np.maximum(last, 0), -np.inf)
             y = sums.argmax(0)
             tokens[m, 1:, b] = np.take_along_axis(sums, y[None], 0)[0]
             splits[m, 1:, b] = y + 1
