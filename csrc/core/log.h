@@ -3,16 +3,27 @@
 #pragma once
 #include "core/dtype.h"
 
+#if defined(__FMA__)
+#include <immintrin.h>
+#endif
+
 namespace tk {
 
-// A product that no compiler joins with a sum into one rounding (FMA), which it may do with every other.
+// A product that no compiler joins with a sum into one rounding (FMA), which it may do with every other. F is float or
+// a vector of it, G the same or float.
 template <class F, class G>
 TK_INLINE F lone_product(F a, G b) {
 #if defined(__CUDA_ARCH__)
   return __fmul_rn(a, b);
-#elif defined(__CUDACC__)
+#elif defined(__CUDACC__) || (defined(__x86_64__) && !defined(__FMA__))  // where there is nothing to join
   return a * b;
 #else
+#if defined(__FMA__)  // GCC 12 takes vectors apart at the barrier
+  if constexpr (sizeof(F) == 32) return (F)__builtin_ia32_mulps256((__m256)a, (__m256)(b - F{}));
+#if defined(__AVX512F__)
+  if constexpr (sizeof(F) == 64) return (F)_mm512_maskz_mul_ps(0xffff, (__m512)a, (__m512)(b - F{}));
+#endif
+#endif
   return __builtin_assoc_barrier(a * b);
 #endif
 }

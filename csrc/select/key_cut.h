@@ -169,9 +169,10 @@ inline void for_parts(const uint32_t* keys, int64_t n, int64_t k, KeyCut cut, Bo
 
 // Calls body(begin, end) for ranges of rows: side by side where rows are many or short, else all of them at once, each
 // row by all threads. Scratch of long rows is worth taking once a range: it is new memory, page by page.
+inline bool rows_in_turn(int64_t rows, int64_t width) { return width > kPart && rows < kManyRows; }
 template <class Body>
 inline void for_rows(int64_t rows, int64_t width, Body&& body) {
-  if (width > kPart && rows < kManyRows) return body(int64_t{0}, rows);
+  if (rows_in_turn(rows, width)) return body(int64_t{0}, rows);
   parallel_ranges(rows, width * 8, body);
 }
 template <class Body>
