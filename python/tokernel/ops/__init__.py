@@ -89,7 +89,6 @@ __all__ = [
     "inverse_permute_rows",
     "gathered_rope_attention",
     "head_argmax_prob",
-    "inverse_permute_rows",
     "join_bits",
     "kmeans",
     "kth_match",
