@@ -129,6 +129,14 @@ def _tree_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     yield entropy
     h, weight, norm = randn(70, 96, dtype=dtype), randn(150, 96, dtype=dtype, seed=1), randn(96, dtype=dtype, seed=2)
     yield lambda: ops.head_argmax_prob(h, weight, norm)
+    noise, mask = logits.float().sigmoid(), logits > 0
+    for k in (40, 700):
+        yield lambda k=k: ops.sample_without_replacement(logits.softmax(-1), k, noise)  # type: ignore[misc]
+    yield lambda: ops.gumbel_argmax(logits, noise)
+    yield lambda: ops.masked_transfer(logits, mask, torch.tensor([300]), 0.5)
+    table, known = noise[:, : 65 * 8].reshape(1, 65, 8), torch.ones(1, 65, dtype=torch.bool)
+    for budget, threshold in ((64, None), (None, 0.01)):
+        yield lambda b=budget, t=threshold: ops.expand_greedy(table, known, b, t)  # type: ignore[misc]
     for width in (32, 64, 128, 256):
         for nodes in (2, 6, 20):  # float32 has a kind of block for each, half precision for the last two
             tree = [-1, *(i // 2 for i in range(nodes - 1))]

@@ -234,6 +234,26 @@ def _vocabulary() -> dict[str, Cost]:
     }
 
 
+def _drafts() -> dict[str, Cost]:
+    """16 rows over that vocabulary with a uniform number an item, 64 draws each; 64 trees; 64 rows of diffusion."""
+    rows, width, k, chunk = 16, 128256, 64, 4096
+    case, keys = f"{rows} x {width} bf16, k={k}", rows * width * F32
+    sums = rows * -(-width // chunk) * (8 + I64)
+    trees, nodes = 64, 65
+    length = 1024
+    return {
+        "race_keys_kernel": Cost(case, rows * width * (BF16 + F32) + keys + sums),
+        "race_choose_kernel": Cost(case, keys + sums + rows * k * (BF16 + I64 + F32), dynamic_shared=k * I64),
+        "gumbel_argmax_kernel": Cost(f"{rows} x {width} bf16", rows * width * (BF16 + F32) + rows * I64),
+        "expand_greedy_kernel": Cost(
+            f"{trees} trees of {nodes} nodes, 2 draws each",
+            trees * nodes * (2 * F32 + 1 + 2 * I64 + F32 + 1) + trees * I64,
+            dynamic_shared=nodes * 16,
+        ),
+        "masked_transfer_kernel": Cost(f"64 x {length} fp32", 64 * length * (F32 + 2) + 64 * I64),
+    }
+
+
 def _verification() -> dict[str, Cost]:
     """64 sequences of 64 nodes over 32000 words, of which a walk reads three rows and is refused four times."""
     batch, nodes, words, visited, refused = 64, 64, 32000, 3, 4
@@ -456,6 +476,7 @@ COSTS: dict[str, Cost] = {
     **_choices(),
     **_points(),
     **_vocabulary(),
+    **_drafts(),
     **_verification(),
     **_merged_parts(),
     **_draft_trees(),
