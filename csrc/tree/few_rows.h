@@ -3,6 +3,8 @@
 // is what takes the time. Included by per-ISA files only.
 #pragma once
 #include "attention/pack.h"
+#include "attention/softmax.h"
+#include "tree/score_columns.h"
 
 namespace tk::tree {
 namespace {
@@ -56,6 +58,24 @@ void score_few(int64_t rows, const float* queries, const PickedRows<T>& keys, in
   }
   const int64_t lanes = attention::round_up(count, W);
   for (int64_t r = 0; r < rows; ++r) attention::hide_lanes(scores + r * stride, count, lanes);
+}
+
+// One step of the running softmax of row r: its scores become weights, in place; earlier sums of values shrink.
+TK_INLINE void weigh_row(const Running& s, int64_t r, float* scores, int64_t lanes, float* sums, int64_t width) {
+  const float old = s.most[r];
+  const float here = attention::largest(scores, lanes);
+  const float most = here > old ? here : old;
+  const float shift = most == -attention::kInfinity ? 0.0f : most;
+  const vf factor = exp2(set(old - shift));
+  vf sum = zero();
+  for (int64_t k = 0; k < lanes; k += W) {
+    const vf p = exp2(load(scores + k) - set(shift));
+    sum = sum + p;
+    store(scores + k, p);
+  }
+  s.most[r] = most;
+  s.sum[r] = s.sum[r] * factor[0] + reduce_add(sum);
+  for (int64_t d = 0; d < width; d += W) store(sums + d, load(sums + d) * factor);
 }
 
 // to[r][d] += sum over k of weights[r][k] * values[k][d] for R rows and V vectors of the width, of which the last may

@@ -4,7 +4,7 @@
 //
 //   TileKeys keys;
 //   for (KeyTiles walk(...); walk.next(&keys);) {   // keys.k, keys.v: where rows begin
-//     ...                                           // scores of a tile of nodes: hide_unseen
+//     ...
 //   }
 #pragma once
 #include "attention/key_tile.h"
@@ -87,18 +87,6 @@ class KeyTiles {
   NodeList list_;
   int64_t left_;
 };
-
-// -inf for the scores of a row and the nodes that it does not see. `next` is the nearest ancestor, or the node itself,
-// that no earlier tile held.
-TK_INLINE void hide_unseen(const int64_t* parents, const int32_t* place, const TileKeys& t, int32_t* next,
-                           float* scores) {
-  float seen[kTileKeys];
-  attention::hide_lanes(seen, 0, t.lanes());
-  int64_t n = *next;
-  for (; n >= 0 && place[n] >= t.first; n = parents[n]) seen[place[n] - t.first] = scores[place[n] - t.first];
-  *next = static_cast<int32_t>(n);
-  for (int64_t i = 0; i < t.lanes(); i += W) store(scores + i, load(seen + i));
-}
 
 }  // namespace
 }  // namespace tk::tree
