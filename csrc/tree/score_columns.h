@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scores of a tile, a row of them for every key: lanes are queries, so that the running softmax of many queries needs no
-// step across lanes. In base 2. Included by per-ISA files only.
+// Scores of a tile, a row of them for every key: lanes are queries, so that the running softmax of many queries needs
+// no step across lanes. In base 2. Included by per-ISA files only.
 #pragma once
 #include "attention/key_tile.h"
 #include "core/exp2.h"
@@ -84,7 +84,8 @@ void weigh_columns(const Running& s, const ScoreColumns& scores, int64_t keys, i
   for (int64_t k = 0; k < t.count; ++k) attention::hide_lanes(to.row(k), 0, attention::round_up(rows, W));
   for (int64_t r = 0; r < rows; ++r) {
     int64_t n = next[r];
-    for (; n >= 0 && place[n] >= t.first; n = parents[n]) to.row(place[n] - t.first)[r] = from.row(place[n] - t.first)[r];
+    for (; n >= 0 && place[n] >= t.first; n = parents[n])
+      to.row(place[n] - t.first)[r] = from.row(place[n] - t.first)[r];
     next[r] = static_cast<int32_t>(n);
   }
 }

@@ -47,13 +47,14 @@ struct NodeList {
 
 class KeyTiles {
  public:
-  // Rows [begin, end) of the prefix, then the last `nodes` of the list.
-  KeyTiles(const TreeAttentionArgs& a, int64_t b, int64_t begin, int64_t end, const NodeList& list, int64_t nodes)
-      : a_(a), b_(b), at_(begin), end_(end), list_(list), left_(nodes) {}
+  // Rows [begin, end) of the prefix, `most` a tile, then the `nodes` of the list.
+  KeyTiles(const TreeAttentionArgs& a, int64_t b, int64_t begin, int64_t end, int64_t most, const NodeList& list,
+           int64_t nodes)
+      : a_(a), b_(b), at_(begin), end_(end), most_(most), list_(list), left_(nodes) {}
 
   bool next(TileKeys* t) {
     if (at_ < end_) {
-      t->count = attention::smaller(end_ - at_, kTileKeys);
+      t->count = attention::smaller(end_ - at_, most_);
       t->first = -1;
       place_run(a_.k, at_, t->count, t->k);
       place_run(a_.v, at_, t->count, t->v);
@@ -83,7 +84,7 @@ class KeyTiles {
   }
 
   const TreeAttentionArgs& a_;
-  int64_t b_, at_, end_;
+  int64_t b_, at_, end_, most_;
   NodeList list_;
   int64_t left_;
 };
