@@ -11,7 +11,7 @@ import torch
 from tokernel import ops
 from torch import Tensor
 
-from bench import tree_cache, tree_draft, tree_head, tree_merge, tree_verify
+from bench import tree_attention, tree_cache, tree_draft, tree_head, tree_merge, tree_verify
 from bench.arrays import DTYPES, bytes_of, randn
 from bench.core import Case, Floor, Work
 
@@ -78,5 +78,5 @@ def cases() -> list[Case]:
         found.append(Case("tree", "row_stats", f"1x{VOCABULARY}", name, partial(_row_stats, 1, dtype)))
         build = partial(_entropy_gradient, 64, dtype)
         found.append(Case("tree", "row_stats, entropy trained", f"64x{VOCABULARY}", name, build))
-    others = (tree_draft, tree_merge, tree_verify, tree_head, tree_cache)
+    others = (tree_attention, tree_draft, tree_merge, tree_verify, tree_head, tree_cache)
     return [*found, *(case for other in others for case in other.cases())]
