@@ -124,7 +124,7 @@ def sequoia_tokens(acceptance_rates: ArrayLike, budget: int, max_depth: int) -> 
         ValueError: an argument is out of range.
 
     >>> sequoia_tokens([0.5, 0.25], 3, 2)[3]
-    array([ -inf, 1.75, 1.75], dtype=float32)
+    array([-inf, 1.75, 1.75], dtype=float32)
 
     Sequoia (arXiv 2402.12374), section 4.1.
     """
