@@ -27,7 +27,7 @@ def _same(ours: Any, peer: Any) -> None:
 
 
 def _race(rows: int, k: int, dtype: torch.dtype, quick: bool) -> Work:
-    q = (3 * randn(rows, 500 if quick else VOCABULARY)).softmax(-1).to(dtype)
+    q = (3 * randn(rows, 500 if quick else VOCABULARY, dtype=torch.float32)).softmax(-1).to(dtype)
     u = _uniform(*q.shape)
 
     def nearly_equal(ours: Any, peer: Any) -> None:
@@ -66,7 +66,7 @@ def _masked_transfer(rows: int, length: int, threshold: float | None, quick: boo
     def composed() -> tuple[Tensor]:
         held = confidence.masked_fill(~mask, -torch.inf)
         ranks = torch.empty_like(held, dtype=torch.int64)
-        order = held.sort(-1, descending=True, stable=True).indices
+        order = held.sort(dim=-1, descending=True, stable=True).indices
         ranks.scatter_(-1, order, torch.arange(length).expand(rows, length))
         kept = mask & (ranks < count[:, None])
         return (kept if threshold is None else kept & ((ranks == 0) | (held >= threshold)),)
@@ -123,6 +123,6 @@ def cases() -> list[Case]:
         build = partial(_masked_transfer, 64, 1024, threshold)
         found.append(Case("tree", "masked_transfer", case, "float32", build))
     for trees, nodes in ((1, 64), (1, 768), (16, 64)):
-        case = f"{trees} trees of {nodes} nodes"
+        case = f"{trees} x {nodes} nodes"
         found.append(Case("tree", "expand_greedy", case, "float32", partial(_expand, trees, nodes)))
     return found

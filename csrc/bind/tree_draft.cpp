@@ -88,16 +88,23 @@ py::object masked_transfer(py::handle confidence_, py::handle mask_, py::handle 
   return call.results();
 }
 
+bool are_chances(const float* p, int64_t n) {
+  int wrong = 0;
+  for (int64_t i = 0; i < n; ++i) wrong |= !(p[i] >= 0.0f) | !(p[i] <= 1.0f);
+  return wrong == 0;
+}
+
 // Rows that are known hold probabilities.
 void check_chances(const Call& call, const Tensor& draw_p, const Tensor& known) {
   if (!Call::on_host()) return;
   const int64_t draws = draw_p.size(2);
-  const float* p = draw_p.as<float>();
-  for (int64_t i = 0; i < known.size(0) * known.size(1) * draws; ++i) {
-    if (known.as<uint8_t>()[i / draws] && !(p[i] >= 0.0f && p[i] <= 1.0f)) {
-      call.fail_value("draw_p", "in [0, 1] where known",
-                      std::to_string(p[i]) + " at flat position " + std::to_string(i));
-    }
+  for (int64_t node = 0; node < known.size(0) * known.size(1); ++node) {
+    const float* p = draw_p.as<float>() + node * draws;
+    if (!known.as<uint8_t>()[node] || are_chances(p, draws)) continue;
+    int64_t r = 0;
+    while (p[r] >= 0.0f && p[r] <= 1.0f) ++r;
+    call.fail_value("draw_p", "in [0, 1] where known",
+                    std::to_string(p[r]) + " at flat position " + std::to_string(node * draws + r));
   }
 }
 
