@@ -78,6 +78,24 @@ def test_long_rows(backend, width, rng):
     check(q, rng.random((2, width), np.float32), 40)
 
 
+def test_most_of_a_long_row(backend, rng):
+    """Lists of a whole part each; on a device, more pairs than shared memory holds."""
+    width, k = (70000, 40000) if backend != "simt" else (8300, 8200)
+    check(softmax(rng.standard_normal((1, width))), rng.random((1, width), np.float32), k)
+
+
+def test_equal_weights_come_in_the_order_of_their_uniforms(backend, rng):
+    """Neighbouring floats, near 1, near 1/2 and over all exponents: the logarithm never falls."""
+    steps = np.arange(1, 501, dtype=np.float64)
+    u = np.concatenate([1 - steps * 2.0**-24, 0.5 + (steps - 250) * 2.0**-24, np.exp(-steps / 6)]).astype(np.float32)
+    u = rng.permutation(np.unique(u))[None]
+    index, _ = tree.sample_without_replacement(np.full(u.shape, 0.5, np.float32), u.shape[1], u)
+    time = arrival(np.full(u.shape, 0.5), u)[0, index[0]]
+    assert (np.diff(time) >= -1e-7 * time[1:]).all()
+    near_one = u[0, index[0, :500]]
+    np.testing.assert_array_equal(near_one, np.sort(near_one)[::-1])
+
+
 def test_the_same_indices_on_every_backend(rng):
     """Bit for bit, over the whole range of u and q: no backend may see another order."""
     shape = (4, 3000)

@@ -83,8 +83,9 @@ def test_eagle2_ties_keep_the_parent(rng):
     certain = np.full((2, 8), -np.inf, np.float32)
     certain[:, 3] = 0
     got = eagle2_tree(1, certain[0], lambda tokens, parents: certain, 2, 4, 4)
-    assert got.tree == TokenTree.chain(5) or got.tree.depth.max() >= 3
-    assert (got.score[got.tree.parents[1:]] >= got.score[1:]).all()
+    assert got.tree == TokenTree.chain(5)
+    assert got.tokens.tolist() == [1, 3, 3, 3, 3]
+    assert (got.score == 0).all()
 
 
 def test_eagle2_takes_torch_tensors(rng):
@@ -218,8 +219,7 @@ def test_sequoia_small():
         ({"acceptance_rates": [-0.1]}, "acceptance_rates must be .*, got"),
         ({"acceptance_rates": [np.nan]}, "acceptance_rates must be .*, got"),
         ({"acceptance_rates": [0.7, 0.7]}, "acceptance_rates must be .* sum at most 1, got"),
-        ({"budget": 0, "target_times": {1: 1.0}}, "target_times must be .*, got"),
-        ({"budget": 0, "target_times": None}, "budget must be at least 1, got 0|target_times must be"),
+        ({"budget": 0}, "budget must be at least 1, got 0"),
         ({"max_depth": -1}, "max_depth must be at least 0, got -1"),
         ({"draft_time": -1.0}, "draft_time must be at least 0, got -1"),
         ({"draft_time": np.nan}, "draft_time must be at least 0, got nan"),

@@ -66,9 +66,7 @@ def eagle2_tree(
 
     EAGLE-2 (arXiv 2406.16858), section 4.
     """
-    for name, value, low in (("top_k", top_k, 1), ("depth", depth, 0), ("total", total, 0)):
-        if value < low:
-            raise ValueError(f"eagle2_tree: {name} must be at least {low}, got {value}")
+    _check_counts("eagle2_tree", ("top_k", top_k, 1), ("depth", depth, 0), ("total", total, 0))
     if total > top_k * (1 + depth * top_k):
         raise ValueError(f"eagle2_tree: total must be at most {top_k * (1 + depth * top_k)}, got {total}")
     tokens, score = _likeliest("logits", logits[None], 1, top_k)
@@ -89,6 +87,12 @@ def eagle2_tree(
     return DraftTree(
         TokenTree([-1, *parent_nodes]), np.append(root, tokens[chosen]), np.append(np.float32(0), score[chosen])
     )
+
+
+def _check_counts(op: str, *counts: tuple[str, int, int]) -> None:
+    for name, value, low in counts:
+        if value < low:
+            raise ValueError(f"{op}: {name} must be at least {low}, got {value}")
 
 
 def _likeliest(name: str, logits: Array, rows: int, k: int) -> tuple[Ints, Floats]:
@@ -128,6 +132,7 @@ def sequoia_tokens(acceptance_rates: ArrayLike, budget: int, max_depth: int) -> 
 
     Sequoia (arXiv 2402.12374), section 4.1.
     """
+    _check_counts("sequoia_tokens", ("budget", budget, 1), ("max_depth", max_depth, 0))
     tokens, _ = _best_trees("sequoia_tokens", acceptance_rates, budget, max_depth)
     best: Floats = tokens.max(2)
     return best
@@ -169,6 +174,7 @@ def sequoia_tree(
 
     Sequoia (arXiv 2402.12374), sections 4.1 and 4.3.
     """
+    _check_counts("sequoia_tree", ("budget", budget, 1), ("max_depth", max_depth, 0))
     times = {budget: 1.0} if target_times is None else dict(sorted(target_times.items()))
     if not (np.isfinite(draft_time) and draft_time >= 0):
         raise ValueError(f"sequoia_tree: draft_time must be at least 0, got {draft_time}")
@@ -195,9 +201,6 @@ def _best_trees(op: str, acceptance_rates: ArrayLike, budget: int, max_depth: in
         raise ValueError(
             f"{op}: acceptance_rates must be (K), at least 0 and of sum at most 1, got {acceptance_rates!r}"
         )
-    for name, value, low in (("budget", budget, 1), ("max_depth", max_depth, 0)):
-        if value < low:
-            raise ValueError(f"{op}: {name} must be at least {low}, got {value}")
     tokens = np.full((budget + 1, max_depth + 1, len(rates) + 1), -np.inf, np.float32)
     splits = np.zeros(tokens.shape, np.int64)
     tokens[1, :, 0] = 1
