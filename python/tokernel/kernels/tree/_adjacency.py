@@ -35,7 +35,7 @@ def build_tree(
 
     >>> import numpy as np
     >>> follows = np.array([[1, 2], [2, 0], [0, 1]])
-    >>> build_tree(follows, np.array([0]), TokenTree([-1, 0, 0, 1]))
+    >>> build_tree(follows, np.array([0]), np.array([-1, 0, 0, 1]))
     array([[0, 1, 2, 2]])
 
     Step 2 of Token Recycling (arXiv 2408.08696).
