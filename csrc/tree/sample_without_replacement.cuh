@@ -101,7 +101,7 @@ __device__ __forceinline__ void write_draws(const SampleWithoutReplacementArgs& 
 }
 
 template <class T>
-__global__ void __launch_bounds__(selection::gpu::kThreads)
+__global__ void __launch_bounds__(selection::gpu::kThreads, 2)
     race_choose_kernel(SampleWithoutReplacementArgs a, RaceState s) {
   TK_DYNAMIC_SHARED(uint64_t, shared_pairs);
   const int64_t row = blockIdx.x;
