@@ -23,7 +23,7 @@ TK_INLINE vf add_lanes(vf (&sum)[W]) {
   return sum[0];
 }
 
-// Products of a query, in words, with W keys.
+// Products of a query, in words, with W keys, which are read one after the other: as memory likes it.
 template <class Kind, class T>
 TK_INLINE vf dot_keys(const float* query, const T* const (&key)[W], int64_t width) {
   const int64_t words = Kind::words(width);
@@ -31,10 +31,9 @@ TK_INLINE vf dot_keys(const float* query, const T* const (&key)[W], int64_t widt
   vf sum[W];
 #pragma GCC unroll 16
   for (int i = 0; i < W; ++i) sum[i] = zero();
-  for (int64_t w = 0; w < whole; w += W) {
-    const vf q = load(query + w);
 #pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) sum[i] = Kind::dot(Kind::load_words(key[i], w), q, sum[i]);
+  for (int i = 0; i < W; ++i) {
+    for (int64_t w = 0; w < whole; w += W) sum[i] = Kind::dot(Kind::load_words(key[i], w), load(query + w), sum[i]);
   }
   if (whole < words) {
     const vf q = load_n(query + whole, static_cast<int>(words - whole));
