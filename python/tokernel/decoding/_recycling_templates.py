@@ -29,7 +29,7 @@ TREE_222: Paths = tuple(
 """The paper's template "2.2.2": 80 paths of at most 6 candidates."""
 
 # How often the model's choice was the candidate of each rank, where the token before it was right: SmolLM2-135M on the
-# prompts of bench/real_decoding.py.
+# prompts of bench/real_decoding.py, 96 tokens each, by the paper's tree.
 RANK_SHARES = (0.49, 0.095, 0.052, 0.024, 0.012, 0.012, 0.008, 0.005)
 
 
