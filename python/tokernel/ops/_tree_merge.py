@@ -57,6 +57,7 @@ def merge_attention(outs: Tensor, lses: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (B, H, N, D) of the dtype of outs and (B, H, N) float32, differentiable in outs and lses.
 
+    >>> import torch
     >>> halves = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1, 1)
     >>> merge_attention(halves, torch.zeros(2, 1, 1, 1))[0]
     tensor([[[[2.]]]])
