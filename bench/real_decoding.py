@@ -28,7 +28,7 @@ from bench.machine import CLOCKS, Clock, describe, set_framework_threads
 from bench.real_models import MissingError, load_smollm2
 
 TRANSFORMERS = "transformers greedy"
-TOKENS, QUICK_TOKENS = 80, 4
+TOKENS, QUICK_TOKENS = 48, 4
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -142,7 +142,12 @@ def _pace(runs: Sequence[Run]) -> float:
 
 
 def run(
-    quick: bool = False, threads: int = 2, rounds: int = 1, dtype: str = "float32", progress: Progress | None = None
+    quick: bool = False,
+    threads: int = 2,
+    rounds: int = 1,
+    dtype: str = "float32",
+    tokens: int = TOKENS,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure; return what ``--json`` writes."""
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -155,7 +160,7 @@ def run(
     given = prompts(tokenizer)
     if quick:
         given = given[::2]
-    race = Race(model, given, CANDIDATES, QUICK_TOKENS if quick else TOKENS)
+    race = Race(model, given, CANDIDATES, QUICK_TOKENS if quick else tokens)
     bar.update(line, description="decoding", total=rounds * len(given) * (1 + len(CANDIDATES)))
     for _ in range(rounds):
         race.round(bar, line)
@@ -206,6 +211,7 @@ def main(
     threads: Annotated[int, typer.Option(min=1, help="threads of torch and of tokernel")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="the best time of so many")] = 1,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
+    tokens: Annotated[int, typer.Option(min=1, help="to generate for each prompt")] = TOKENS,
     clock: Annotated[
         str, typer.Option(help="wall, or cpu: of this process, for one thread on a busy machine")
     ] = "wall",
@@ -220,7 +226,7 @@ def main(
     Clock.name = clock
     try:
         with Progress(console=Console(stderr=True)) as progress:
-            document = run(quick, threads, rounds, dtype, progress)
+            document = run(quick, threads, rounds, dtype, tokens, progress)
     except MissingError as missing:
         Console(stderr=True).print(f"real_decoding cannot run here: {missing}")
         raise typer.Exit(1) from None
