@@ -12,12 +12,11 @@ from tokernel.kernels.tree import TokenTree
 from torch import Tensor
 
 from bench.arrays import DTYPES, randn
-from bench.core import Case, Floor, Work
+from bench.core import Case, Work
 
 HEADS, ROWS, WIDTH, PREFIX = 32, 4160, 128, 4096
 PATH = (0, 2, 9, 17, 40)  # five nodes accepted of 64
 VOCABULARY, CANDIDATES = 32000, 8
-HUNDREDTHS = Floor("ratio", 50.0)  # two hundredths of the attention of its layer
 
 
 def _compact(dtype: torch.dtype, quick: bool) -> Work:
@@ -37,24 +36,6 @@ def _compact(dtype: torch.dtype, quick: bool) -> Work:
         {"torch index": by_index},
         torch.testing.assert_close,
         moved_bytes=2 * (len(PATH) - 1) * HEADS * WIDTH * cache.element_size(),
-    )
-
-
-def _share(dtype: torch.dtype, quick: bool) -> Work:
-    """Keys and values of a layer, against the layer's tree attention of 64 nodes."""
-    rows, length = (96, 32) if quick else (ROWS, PREFIX)
-    caches = [randn(1, HEADS, rows, WIDTH, dtype=dtype, seed=seed) for seed in (0, 1)]
-    q = randn(1, HEADS, 64, WIDTH, dtype=dtype, seed=2)
-    lengths, path = torch.tensor([length]), torch.tensor([PATH])
-    parents = torch.tensor([-1, *(i // 2 for i in range(63))])
-
-    def nothing_in_common(ours: object, peer: object) -> None:
-        """A share of the time is asked for, not an answer."""
-
-    return Work(
-        lambda: [ops.compact_cache(cache, lengths, path) for cache in caches],
-        {"tree_attention": lambda: ops.tree_attention(q, *caches, lengths, parents)},
-        nothing_in_common,
     )
 
 
@@ -102,17 +83,6 @@ def _update(quick: bool) -> Work:
 def cases() -> list[Case]:
     """Every case, in the order of the table."""
     found = [
-        Case(
-            "tree",
-            "compact_cache, keys and values",
-            "against tree_attention",
-            name,
-            partial(_share, dtype),
-            (HUNDREDTHS,),
-        )
-        for name, dtype in DTYPES.items()
-    ]
-    found += [
         Case("tree", "compact_cache", f"{len(PATH)} of 64 rows, {HEADS}x{WIDTH}", name, partial(_compact, dtype))
         for name, dtype in DTYPES.items()
     ]

@@ -17,9 +17,8 @@ struct RowFacts {
 };
 
 __device__ __forceinline__ void add_logit(RowSums* s, float logit, float scale) {
-  const float x = logit * scale;
-  if (!(x <= s->shift + kShiftSlack)) *s = move_shift(*s, floorf(x));
-  const float above = fmaf(logit, scale, -s->shift);
+  if (exceeds_shift(logit, scale, s->shift)) *s = move_shift(*s, shift_at(logit, scale));
+  const float above = above_shift(logit, scale, s->shift);
   const float power = exp2f(above);
   s->sum += power;
   s->weighted += power * (above < kLeastPower ? kLeastPower : above);

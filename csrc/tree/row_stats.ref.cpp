@@ -22,11 +22,11 @@ void row_facts(const RowStatsArgs& a, int64_t row) {
   const double largest = z(best.first.index);
   double sum = 0;
   for (int64_t j = 0; j < a.width; ++j) sum += std::exp(z(j) - largest);
-  const double lse = largest + std::log(sum);
-  const auto share = [&](int64_t j) { return std::exp(z(j) - lse); };
+  const auto log_share = [&](int64_t j) { return (z(j) - largest) - std::log(sum); };
+  const auto share = [&](int64_t j) { return std::exp(log_share(j)); };
   double entropy = 0;
-  for (int64_t j = 0; j < a.width; ++j) entropy -= share(j) == 0 ? 0 : share(j) * (z(j) - lse);
-  a.lse[row] = nothing ? -INFINITY : static_cast<float>(lse);
+  for (int64_t j = 0; j < a.width; ++j) entropy -= share(j) == 0 ? 0 : share(j) * log_share(j);
+  a.lse[row] = nothing ? -INFINITY : static_cast<float>(largest + std::log(sum));
   a.entropy[row] = static_cast<float>(entropy);
   const int64_t chosen[] = {best.first.index, best.second.index};
   for (int i = 0; i < 2; ++i) {

@@ -90,6 +90,24 @@ def test_large_logits(backend, offset, rng):
     np.testing.assert_array_equal(near.best, far.best)
 
 
+@pytest.mark.parametrize(
+    ("top", "temperature"), [(1e10, 1e3), (-1e10, 1e3), (3e12, 1e5), (20.0, 1e-6), (1e30, 1.0), (3e38, 1e-6)]
+)
+def test_differences_of_logits_of_any_size(backend, top, temperature, rng):
+    """Logits that are neighbours among floats: their products with log2 e / temperature have no digits left."""
+    steps = rng.integers(-8, 1, (2, 3000 if backend != "simt" else 300))
+    logits = (np.float32(top) + steps * np.spacing(np.float32(abs(top)))).astype(np.float32)
+    stats = tree.row_stats(logits, temperature=temperature)
+    z = logits.astype(np.float64) / temperature
+    p = np.exp(z - z.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    np.testing.assert_allclose(stats.p_best, np.take_along_axis(p, stats.best, 1), rtol=2e-6)
+    entropy = -(p * np.log(p, where=p > 0, out=np.zeros_like(p))).sum(1)
+    np.testing.assert_allclose(stats.entropy, entropy, rtol=1e-5)
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(stats.lse, (z.max(1) - np.log(p.max(1))).astype(np.float32), rtol=2e-7)
+
+
 def test_minus_infinity_counts_nothing(backend, rng):
     logits = (2 * rng.standard_normal((4, 4200 if backend != "simt" else 420))).astype(np.float32)
     logits[0, ::2] = -np.inf

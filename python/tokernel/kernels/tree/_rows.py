@@ -52,8 +52,8 @@ def row_stats(
     With ``z = logits / temperature``: ``lse = log sum_j exp z_j``, ``p_j = exp(z_j - lse)``,
     ``entropy = -sum_j p_j log p_j`` with ``0 log 0 = 0``. Sums are float32. Of equal logits the lowest index is the
     better one; NaN comes after every number. A NaN or +inf makes lse, entropy and probabilities of its row NaN; in a
-    row of nothing but -inf, lse is -inf and the others are NaN. Finite logits are expected to stay below 1e30 times
-    the temperature. In a row of one item the next best is index -1 with probability 0.
+    row of nothing but -inf, lse is -inf and the others are NaN. Finite logits may be of any size; lse overflows to an
+    infinity where float32 does. In a row of one item the next best is index -1 with probability 0.
 
     Args:
         logits: (N, V) or (B, N, V) float32, float16 or bfloat16, any outer strides, V at least 1.
@@ -86,7 +86,8 @@ def row_stats_backward(
     """Compute ``p_j (level - slope log p_j) / temperature`` with ``p = exp(logits / temperature - lse)``: the gradient
     of row_stats but for the items named by index.
 
-    The gradient of lse is level 1, slope 0; that of the entropy is slope 1 and level ``-entropy``.
+    The gradient of lse is level 1, slope 0; that of the entropy is slope 1 and level ``-entropy``. lse is float32, so
+    that p is as exact as ``|lse| * 2^-24`` is small.
 
     Args:
         logits: (N, V) or (B, N, V) float32, float16 or bfloat16, any outer strides.
