@@ -23,9 +23,11 @@ TK_INLINE vf add_lanes(vf (&sum)[W]) {
   return sum[0];
 }
 
-// Products of a query, in words, with W keys, which are read one after the other: as memory likes it.
+// Products of a query, in words, with W keys, which are read one after the other: as memory likes it. With each, the
+// row of the same place in what comes next is asked for: many at once would wait for each other.
 template <class Kind, class T>
-TK_INLINE vf dot_keys(const float* query, const T* const (&key)[W], int64_t width) {
+TK_INLINE vf dot_keys(const float* query, const T* const (&key)[W], int64_t width, const RowsAhead<T>& ahead,
+                      int64_t first) {
   const int64_t words = Kind::words(width);
   const int64_t whole = Kind::whole_words(width) / W * W;
   vf sum[W];
@@ -33,6 +35,7 @@ TK_INLINE vf dot_keys(const float* query, const T* const (&key)[W], int64_t widt
   for (int i = 0; i < W; ++i) sum[i] = zero();
 #pragma GCC unroll 16
   for (int i = 0; i < W; ++i) {
+    ahead.fetch(first + i, first + i + 1);
     for (int64_t w = 0; w < whole; w += W) sum[i] = Kind::dot(Kind::load_words(key[i], w), load(query + w), sum[i]);
   }
   if (whole < words) {
@@ -48,11 +51,11 @@ void score_few(int64_t rows, const float* queries, const PickedRows<T>& keys, in
                float* scores, int64_t stride, const RowsAhead<T>& ahead) {
   const int64_t words = Kind::words(width);
   for (int64_t first = 0; first < count; first += W) {
-    ahead.fetch(first, first + W);
     const T* key[W];
     for (int i = 0; i < W; ++i) key[i] = keys.row(first + i < count ? first + i : first);
     for (int64_t r = 0; r < rows; ++r) {
-      store(scores + r * stride + first, dot_keys<Kind>(queries + r * words, key, width) * set(scale));
+      const RowsAhead<T> once{ahead.from, r == 0 ? ahead.rows : 0, width};
+      store(scores + r * stride + first, dot_keys<Kind>(queries + r * words, key, width, once, first) * set(scale));
     }
   }
   const int64_t lanes = attention::round_up(count, W);
