@@ -28,7 +28,7 @@ from bench.machine import CLOCKS, Clock, describe, set_framework_threads
 from bench.real_models import MissingError, load_smollm2
 
 TRANSFORMERS = "transformers greedy"
-TOKENS, QUICK_TOKENS = 48, 4
+TOKENS, QUICK_TOKENS = 24, 4
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
