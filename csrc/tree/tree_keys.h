@@ -20,7 +20,6 @@ struct TileKeys {
   int64_t first;  // of a tile of nodes: the place of its first one in the list; -1 for a tile of the prefix
   int64_t k[kTileKeys], v[kTileKeys];  // elements from the beginning of the cache of the group
   TK_MEMBER bool in_tree() const { return first >= 0; }
-  TK_MEMBER int64_t lanes() const { return attention::round_up(count, W); }
 };
 
 // Nodes that some row of a tile sees, ascending, and the place of a node in this list, -1 if it is not in it.
