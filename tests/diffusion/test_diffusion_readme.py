@@ -3,33 +3,18 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
-
-import tokernel
-from tokernel.papers import papers
-
-README = (Path(tokernel.__file__).parent / "diffusion" / "README.md").read_text(encoding="utf-8")
+from room_readme import registry, run_snippets, table
 
 
 def test_the_table_is_the_registry():
-    rows = [
-        f"| `{p.slug}` | {p.title} | [{p.arxiv}](https://arxiv.org/abs/{p.arxiv}) | {p.venue} | {p.status} | "
-        f"{p.verified_against} |"
-        for p in papers()
-        if p.module.startswith("tokernel.diffusion.")
-    ]
-    assert re.findall(r"^\| `.*$", README, re.MULTILINE) == rows
+    assert table("diffusion") == registry("diffusion")
 
 
 def test_the_snippets_run(capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("torch").manual_seed(0)
     pytest.importorskip("diffusers")
-    names: dict[str, object] = {}
-    for snippet in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        exec(compile(snippet, "README.md", "exec"), names)
+    names = run_snippets("diffusion")
     printed = capsys.readouterr().out
     assert "of the pairs computed" in printed
     assert names["out"].shape == (2, 4, 192, 32)
