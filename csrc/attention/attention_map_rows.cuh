@@ -8,7 +8,6 @@
 namespace tk::attention::gpu {
 
 constexpr int kMapRowThreads = 128;
-constexpr unsigned kMapRowLanes = 0xffffffffu;
 
 struct MapRowTask {
   int64_t b, h, i, first;  // the query, and the first of 32 keys
@@ -49,8 +48,8 @@ __device__ __forceinline__ float key_products(const T* q, const RowSource<T>& k,
     if ((seen >> (4 * step) & 15u) == 0) continue;  // the same for all lanes
     const int at = 4 * step + lane / 8;
     float sum = seen >> at & 1u ? chunk_products(q, k, first + at) : 0.0f;
-    for (int d = 1; d < 8; d *= 2) sum += __shfl_xor_sync(kMapRowLanes, sum, d);
-    const float of_key = __shfl_sync(kMapRowLanes, sum, lane % 4 * 8);
+    for (int d = 1; d < 8; d *= 2) sum += __shfl_xor_sync(kAllLanes, sum, d);
+    const float of_key = __shfl_sync(kAllLanes, sum, lane % 4 * 8);
     if (lane / 4 == step) mine = of_key;
   }
   return mine;
@@ -77,7 +76,7 @@ __global__ void __launch_bounds__(kMapRowThreads) attention_rows_kernel(Attentio
   const float added = bias && seen ? bias[key] : 0.0f;
   const float lse = seen ? static_cast<const float*>(a.lse)[head * a.shape.extents.queries + task.i] : 0.0f;
   seen = seen && added != -kInfinity && lse != -kInfinity;
-  const unsigned some = __ballot_sync(kMapRowLanes, seen);
+  const unsigned some = __ballot_sync(kAllLanes, seen);
   float entry = 0.0f;
   if (some) {
     const int64_t group = task.h / (a.shape.heads / a.shape.groups);

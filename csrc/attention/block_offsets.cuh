@@ -13,7 +13,7 @@ __device__ __forceinline__ int64_t within(int64_t x, int64_t total) { return x <
 // Sum of the values of this lane and the lanes below it.
 __device__ __forceinline__ int64_t running_sum(int64_t x, int lane) {
   for (int step = 1; step < 32; step *= 2) {
-    const auto below = static_cast<int64_t>(__shfl_up_sync(0xffffffffu, static_cast<long long>(x), step));
+    const auto below = static_cast<int64_t>(__shfl_up_sync(kAllLanes, static_cast<long long>(x), step));
     if (lane >= step) x += below;
   }
   return x;
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t size = c < blocks ? within(sizes[row * blocks + c], total) : 0;
     const int64_t sum = running_sum(size, lane);
     if (c < blocks) to[c] = within(before + sum - size, total);
-    before = within(before + static_cast<int64_t>(__shfl_sync(0xffffffffu, static_cast<long long>(sum), 31)), total);
+    before = within(before + static_cast<int64_t>(__shfl_sync(kAllLanes, static_cast<long long>(sum), 31)), total);
   }
   if (lane == 0) to[blocks] = total;
 }

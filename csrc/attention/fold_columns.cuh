@@ -34,7 +34,7 @@ static __global__ void __launch_bounds__(kFoldThreads)
       if (groups[j] == group) sum += from[j];
     }
   }
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
   if (lane == 0) a.out[warp] = sum;
 }
 

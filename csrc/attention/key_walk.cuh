@@ -7,7 +7,6 @@
 
 namespace tk::attention::gpu {
 
-constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kLists = 3;  // multiplied, on their way, being written
 
 // Keys [begin, end) of one span, in the list from `at`.

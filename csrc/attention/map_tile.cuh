@@ -86,11 +86,11 @@ __device__ __forceinline__ void side_scores(const MapSide& side, int64_t b, int6
 
 // Over the 16 threads that hold a row.
 __device__ __forceinline__ float row_max(float x) {
-  for (int step = 8; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
+  for (int step = 8; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, step));
   return x;
 }
 __device__ __forceinline__ float row_sum(float x) {
-  for (int step = 8; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
+  for (int step = 8; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
   return x;
 }
 

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kRopeThreads) rope_scatter_kernel(RopeScatterA
   int64_t count = 0;
   for (int64_t first = 0; first < a.picks; first += 32) {
     const bool named = first + lane < a.picks && index[first + lane] == to.n;
-    unsigned members = __ballot_sync(0xffffffffu, named);
+    unsigned members = __ballot_sync(kAllLanes, named);
     count += __popc(members);
     for (; members != 0; members &= members - 1) {
       const RopePlace from{to.b, to.h, first + __ffs(static_cast<int>(members)) - 1};

@@ -12,7 +12,6 @@ constexpr int kMapThreads = 256;
 constexpr int kMapRows = kMapThreads / 32;  // one a warp
 constexpr int kMapDepth = 16;               // of the tile of keys in shared memory
 constexpr int kTopBit = 29;                 // a share is at most 1, whose key is below 2^30
-constexpr unsigned kWholeWarp = 0xffffffffu;
 
 struct MassAndCount {
   int64_t mass;
@@ -29,8 +28,8 @@ __device__ __forceinline__ MassAndCount sum_above(const float* shares, int64_t k
     ++sum.count;
   }
   for (int step = 16; step > 0; step /= 2) {
-    sum.mass += __shfl_xor_sync(kWholeWarp, sum.mass, step);
-    sum.count += __shfl_xor_sync(kWholeWarp, sum.count, step);
+    sum.mass += __shfl_xor_sync(kAllLanes, sum.mass, step);
+    sum.count += __shfl_xor_sync(kAllLanes, sum.count, step);
   }
   return sum;
 }
@@ -55,7 +54,7 @@ __device__ __forceinline__ void write_map(const float* shares, int64_t keys, Map
   for (int64_t first = 0; first < keys; first += 32) {
     const int64_t j = first + lane;
     const uint32_t key = j < keys ? share_key(shares[j]) : 0;
-    const unsigned ties = __ballot_sync(kWholeWarp, j < keys && key == cut.key);
+    const unsigned ties = __ballot_sync(kAllLanes, j < keys && key == cut.key);
     const int before = __popc(ties & ((1u << lane) - 1u));
     if (j < keys) map[j] = key > cut.key || (key == cut.key && before < cut.ties);
     cut.ties -= __popc(ties);
@@ -67,14 +66,14 @@ __device__ __forceinline__ bool make_shares(float* scores, const int64_t* sizes,
   const int64_t lane = threadIdx.x % 32;
   float top = -kInfinity;
   for (int64_t j = lane; j < keys; j += 32) top = fmaxf(top, scores[j]);
-  for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(kWholeWarp, top, step));
+  for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, step));
   float sum = 0.0f;
   for (int64_t j = lane; j < keys; j += 32) {
     const float share = static_cast<float>(sizes[j]) * expf(scores[j] - top);
     scores[j] = share;
     sum += share;
   }
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(kWholeWarp, sum, step);
+  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
   const float total = fmaxf(sum, kLeastMass);
   for (int64_t j = lane; j < keys; j += 32) scores[j] /= total;
   __syncwarp();

@@ -10,7 +10,7 @@ constexpr int kDensityThreads = 256;
 
 // To be called by whole warps; every lane gets the sum.
 __device__ __forceinline__ int64_t sum_of_warp(int64_t value) {
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
   return value;
 }
 

@@ -10,7 +10,6 @@
 namespace tk::cluster::gpu {
 
 using merge::kSegmentBlock;
-using merge::gpu::kAllLanes;
 using merge::gpu::kReduceWarps;
 using merge::gpu::ReduceRows;
 

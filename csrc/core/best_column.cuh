@@ -23,7 +23,7 @@ __device__ __forceinline__ float warp_squares(const T* x, int64_t width, int lan
   float squares = 0;
   for (int64_t d = lane; d < width; d += 32) squares = fmaf(to_float(x[d]), to_float(x[d]), squares);
 #pragma unroll
-  for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(0xffffffffu, squares, step);
+  for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(kAllLanes, squares, step);
   return squares;
 }
 
@@ -168,8 +168,8 @@ template <int kLanes>
 __device__ __forceinline__ BestColumn best_of_lanes(BestColumn best) {
 #pragma unroll
   for (int step = kLanes / 2; step > 0; step /= 2) {
-    const float score = __shfl_xor_sync(0xffffffffu, best.score, step);
-    const int index = __shfl_xor_sync(0xffffffffu, best.index, step);
+    const float score = __shfl_xor_sync(kAllLanes, best.score, step);
+    const int index = __shfl_xor_sync(kAllLanes, best.index, step);
     if (score > best.score || (score == best.score && index < best.index)) {
       best.score = score;
       best.index = index;

@@ -33,7 +33,8 @@
 namespace tk {
 
 constexpr float kInfinity = __builtin_inff();
-constexpr size_t kMaxSharedBytes = 232448;  // 227 KB, the most a block may have on sm_90
+constexpr unsigned kAllLanes = 0xffffffffu;  // of a warp, for __shfl_sync and its like
+constexpr size_t kMaxSharedBytes = 232448;   // 227 KB, the most a block may have on sm_90
 
 // Starts a kernel on a stream. Raises std::runtime_error when the launch itself is refused.
 #if defined(__CUDACC__)

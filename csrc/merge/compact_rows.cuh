@@ -9,7 +9,6 @@ namespace tk::merge::gpu {
 
 constexpr int kCompactThreads = 256;
 constexpr int kCompactWarps = kCompactThreads / 32;
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 // Kept tokens of the whole block, the same in every thread, and how many of them come before this thread.
 struct Ranked {

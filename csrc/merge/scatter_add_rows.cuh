@@ -10,7 +10,6 @@ namespace tk::merge::gpu {
 
 constexpr int kAddWarps = 8;
 constexpr int kListed = 64;
-constexpr unsigned kFullWarp = 0xffffffffu;
 
 // P neighbouring elements, moved at once.
 template <class T, int P>
@@ -41,7 +40,7 @@ __device__ inline void add_scanned(const AddRows<T>& a, int64_t b, int64_t n, in
   const int lane = threadIdx.x % 32;
   for (int64_t start = 0; start < a.picks; start += 32) {
     const bool match = start + lane < a.picks && a.index[b * a.picks + start + lane] == n;
-    for (unsigned matches = __ballot_sync(kFullWarp, match); matches; matches &= matches - 1) {
+    for (unsigned matches = __ballot_sync(kAllLanes, match); matches; matches &= matches - 1) {
       if (active) add_row<T, P>(a, b, start + __ffs(static_cast<int>(matches)) - 1, c, sum);
     }
   }
@@ -54,7 +53,7 @@ __device__ inline int64_t list_matches(const AddRows<T>& a, int64_t b, int64_t n
   int64_t found = 0;
   for (int64_t start = 0; start < a.picks; start += 32) {
     const bool match = start + lane < a.picks && a.index[b * a.picks + start + lane] == n;
-    const unsigned matches = __ballot_sync(kFullWarp, match);
+    const unsigned matches = __ballot_sync(kAllLanes, match);
     const int64_t place = found + __popc(matches & ((1u << lane) - 1u));
     if (match && place < kListed) list[place] = start + lane;
     found += __popc(matches);
@@ -118,7 +117,7 @@ __global__ void __launch_bounds__(kAddWarps * 32) scatter_add_rows_backward_kern
     dot = fmaf(to_float(y[c]), g, dot);
     a.grad_y[i * a.width + c] = from_float<T>(a.weight[i] * g);
   }
-  for (int half = 16; half > 0; half /= 2) dot += __shfl_xor_sync(kFullWarp, dot, half);
+  for (int half = 16; half > 0; half /= 2) dot += __shfl_xor_sync(kAllLanes, dot, half);
   if (lane == 0) a.grad_weight[i] = dot;
 }
 

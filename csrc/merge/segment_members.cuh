@@ -13,7 +13,6 @@ constexpr int kSortWarps = kSortThreads / 32;
 constexpr int64_t kSortChunk = 4096;   // tokens that one block sorts alone
 constexpr int64_t kSortChunks = 64;    // of one row at most, because each has a count of every segment
 constexpr int64_t kSortShared = 4096;  // segments whose counts fit shared memory
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 // Segment s of batch row b has the members [offsets[s], offsets[s + 1]) of the row; member i is token order[i], or i
 // itself where order is null.

@@ -18,7 +18,7 @@ struct MaxOrNan {
 // Combines a value of every thread of the group in a fixed tree; the result is the same in every thread.
 template <int W, class Combine>
 __device__ inline float group_reduce(float value, Combine combine, float (&across)[kSoftmaxThreads / 32]) {
-  for (int half = 16; half > 0; half /= 2) value = combine(value, __shfl_xor_sync(0xffffffffu, value, half));
+  for (int half = 16; half > 0; half /= 2) value = combine(value, __shfl_xor_sync(kAllLanes, value, half));
   if (W == 1) return value;
   __syncthreads();
   if (threadIdx.x % 32 == 0) across[threadIdx.x / 32] = value;

@@ -22,7 +22,7 @@ __device__ __forceinline__ void for_counted_columns(const SelectEdgesArgs& a, in
   for (int64_t first = 0; first < a.columns; first += blockDim.x) {
     const int64_t j = first + threadIdx.x;
     const bool counts = j < a.columns && column_counts(a, b, j);
-    const unsigned ballot = __ballot_sync(0xffffffffu, counts);
+    const unsigned ballot = __ballot_sync(kAllLanes, counts);
     if (lane == 0) warp_counts[threadIdx.x / 32] = __popc(ballot);
     __syncthreads();
     int64_t k = before + __popc(ballot & ((1u << lane) - 1u));

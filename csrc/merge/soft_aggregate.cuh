@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kSoftThreads)
         dot = fmaf(mean, to_float(result.x[b * result.x_batch_stride + r * result.x_row_stride + c]), dot);
     }
     if (result.partial) {
-      for (int step = 8; step > 0; step /= 2) dot += __shfl_xor_sync(kWarpMask, dot, step);
+      for (int step = 8; step > 0; step /= 2) dot += __shfl_xor_sync(kAllLanes, dot, step);
     }
     if (threadIdx.x % 16 != 0 || !inside) continue;
     if (result.partial) {

@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kSoftThreads)
   const T* y = static_cast<const T*>(a.y) + i * a.width;
   float along = 0.0f;
   for (int64_t c = lane; c < a.width; c += 32) along = fmaf(to_float(grad[c]), to_float(y[c]), along);
-  for (int step = 16; step > 0; step /= 2) along += __shfl_xor_sync(kWarpMask, along, step);
+  for (int step = 16; step > 0; step /= 2) along += __shfl_xor_sync(kAllLanes, along, step);
   if (lane != 0) return;
   share[i] = a.mass_out ? inverse(a.mass_out[i]) : 1.0f;
   offset[i] = (a.grad_mass_out ? a.grad_mass_out[i] : 0.0f) - share[i] * along;

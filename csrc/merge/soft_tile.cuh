@@ -18,7 +18,6 @@ constexpr int kSoftDepth = 16;  // k of one round
 // fills at once, fall into different banks.
 constexpr int kSoftPitch = kSoftRows + 4;
 constexpr int kSoftRun = 8;  // neighbours along k that a row gives at once: 32 bytes of float32
-constexpr unsigned kWarpMask = 0xffffffffu;
 
 struct alignas(16) Float4 {
   float item[4];
@@ -78,8 +77,8 @@ __global__ void __launch_bounds__(kSoftThreads)
   for (int64_t k = lane; k < l.cols; k += 32) take(s, to_float(from[k * l.col_stride]));
   for (int step = 16; step > 0; step /= 2) {
     SoftSum other;
-    other.largest = __shfl_xor_sync(kWarpMask, s.largest, step);
-    other.sum = __shfl_xor_sync(kWarpMask, s.sum, step);
+    other.largest = __shfl_xor_sync(kAllLanes, s.largest, step);
+    other.sum = __shfl_xor_sync(kAllLanes, s.sum, step);
     s = lane & step ? joined(other, s) : joined(s, other);
   }
   if (lane == 0) write_normaliser(s, row, factor, shift, scale);

@@ -6,7 +6,6 @@
 namespace tk::selection::gpu {
 
 constexpr int kSumThreads = 256;  // most of a block
-constexpr unsigned kEveryLane = 0xffffffffu;
 
 struct Plus {
   TK_HOST_DEVICE float operator()(float a, float b) const { return a + b; }
@@ -17,7 +16,7 @@ struct Larger {  // of two numbers, or the number where one is NaN
 
 template <class Combine>
 __device__ __forceinline__ float warp_combined(float x, const Combine& combine) {
-  for (int step = 16; step > 0; step /= 2) x = combine(x, __shfl_xor_sync(kEveryLane, x, step));
+  for (int step = 16; step > 0; step /= 2) x = combine(x, __shfl_xor_sync(kAllLanes, x, step));
   return x;
 }
 

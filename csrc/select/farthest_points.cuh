@@ -24,7 +24,6 @@ constexpr int kThreadRows = 8;
 constexpr int kThreadColumns = 4;
 constexpr int kLaneColumns = kTile / kThreadColumns;  // threads that share a row
 constexpr int kLaneRows = kTile / kThreadRows;
-constexpr unsigned kEveryLane = 0xffffffffu;
 
 // What lies between the kernels.
 struct FarthestScratch {
@@ -67,7 +66,7 @@ __global__ void __launch_bounds__(kNormThreads) farthest_norms_kernel(FarthestPo
   float squares = 0;
   for (int64_t d = lane; d < a.width; d += 32) squares = fmaf(to_float(x[d]), to_float(x[d]), squares);
 #pragma unroll
-  for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(kEveryLane, squares, step);
+  for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(kAllLanes, squares, step);
   if (lane != 0) return;
   const bool finite = squares < kInfinity;
   const float inverse = squares == 0 ? 0.0f : 1.0f / sqrtf(squares);
@@ -90,7 +89,7 @@ TK_INLINE int64_t item_of(unsigned long long offer) { return static_cast<uint32_
 __device__ __forceinline__ void offer_warp(unsigned long long offer, unsigned long long* best) {
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) {
-    const unsigned long long other = __shfl_xor_sync(kEveryLane, offer, step);
+    const unsigned long long other = __shfl_xor_sync(kAllLanes, offer, step);
     offer = other > offer ? other : offer;
   }
   if (threadIdx.x % 32 == 0 && offer > 0) atomicMax(best, offer);
@@ -171,7 +170,7 @@ __device__ __forceinline__ void nearest_in_tile(const FarthestPointsArgs& a, con
     }
 #pragma unroll
     for (int step = kLaneColumns / 2; step > 0; step /= 2) {
-      nearest = fminf(nearest, __shfl_xor_sync(kEveryLane, nearest, step));
+      nearest = fminf(nearest, __shfl_xor_sync(kAllLanes, nearest, step));
     }
     const bool own = threadIdx.x % kLaneColumns == 0 && row < a.rows;
     if (own && s.scale[items + row] == s.scale[items + row]) lower(s.nearest + items + row, nearest);

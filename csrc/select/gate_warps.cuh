@@ -9,12 +9,12 @@ namespace tk::selection::gpu {
 constexpr int kSoftmaxWarps = 32;  // of the largest block
 
 __device__ __forceinline__ float warp_max(float x) {
-  for (int half = 16; half > 0; half /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, half));
+  for (int half = 16; half > 0; half /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, half));
   return x;
 }
 
 __device__ __forceinline__ float warp_sum(float x) {
-  for (int half = 16; half > 0; half /= 2) x += __shfl_xor_sync(0xffffffffu, x, half);
+  for (int half = 16; half > 0; half /= 2) x += __shfl_xor_sync(kAllLanes, x, half);
   return x;
 }
 

@@ -11,7 +11,6 @@ constexpr int kThreads = 512;
 constexpr int kDigitBits = 8;
 constexpr int kBins = 1 << kDigitBits;
 constexpr int kLaneBins = kBins / 32;  // bins that a lane of the first warp looks through
-constexpr unsigned kWholeWarp = 0xffffffffu;
 
 // One row of a ScoreRows.
 template <class T>
@@ -36,7 +35,7 @@ __device__ __forceinline__ void find_bin(const unsigned* count, int64_t left, un
   for (int i = 0; i < kLaneBins; ++i) own += count[top - i];
   unsigned through = own;  // this lane's bins and those above
   for (unsigned step = 1; step < 32; step *= 2) {
-    const unsigned above = __shfl_up_sync(kWholeWarp, through, step);
+    const unsigned above = __shfl_up_sync(kAllLanes, through, step);
     if (threadIdx.x >= step) through += above;
   }
   int64_t rest = left - (through - own);
@@ -84,8 +83,8 @@ __device__ __forceinline__ void walk_items(const Keys& keys, KeyCut cut, const P
   for (int64_t first = 0; first < keys.n; first += blockDim.x) {
     const int64_t j = first + threadIdx.x;
     const uint32_t key = j < keys.n ? keys(j) : 0;
-    const unsigned above_lanes = __ballot_sync(kWholeWarp, j < keys.n && key > cut.key);
-    const unsigned equal_lanes = __ballot_sync(kWholeWarp, j < keys.n && key == cut.key);
+    const unsigned above_lanes = __ballot_sync(kAllLanes, j < keys.n && key > cut.key);
+    const unsigned equal_lanes = __ballot_sync(kAllLanes, j < keys.n && key == cut.key);
     if (lane == 0) {
       warp_above[warp] = __popc(above_lanes);
       warp_equal[warp] = __popc(equal_lanes);

@@ -61,7 +61,7 @@ __device__ __forceinline__ void multiply_plane(const PlaneRows& plane, const int
   for (int64_t base = threadIdx.x / 32 * kWarpKeys; base < end; base += step) {
     const int64_t key = base + threadIdx.x % 32 / kKeyLanes;
     int sum = key < end ? lane_product<Plane>(plane.data + key * plane.stride, plane, n, lane) : 0;
-    for (int across = kKeyLanes / 2; across > 0; across /= 2) sum += __shfl_xor_sync(kEveryLane, sum, across);
+    for (int across = kKeyLanes / 2; across > 0; across /= 2) sum += __shfl_xor_sync(kAllLanes, sum, across);
     if (lane == 0 && key < end) to[key] = (Add ? to[key] : 0.0f) + static_cast<float>(sum) * factor;
   }
   __syncthreads();

@@ -33,8 +33,8 @@ struct Candidate {
 // The best candidate of the warp: of equal keys the lowest expert.
 __device__ __forceinline__ Candidate best_of_warp(Candidate c) {
   for (int half = 16; half > 0; half /= 2) {
-    const uint32_t key = __shfl_xor_sync(0xffffffffu, c.key, half);
-    const uint32_t expert = __shfl_xor_sync(0xffffffffu, c.expert, half);
+    const uint32_t key = __shfl_xor_sync(kAllLanes, c.key, half);
+    const uint32_t expert = __shfl_xor_sync(kAllLanes, c.expert, half);
     if (key > c.key || (key == c.key && expert < c.expert)) c = {key, expert};
   }
   return c;

@@ -39,15 +39,15 @@ __device__ __forceinline__ void find_mass_bin(const unsigned long long* mass, co
     count_through = own_count;
   }
   for (unsigned step = 1; step < 32; step *= 2) {
-    const int64_t mass_above = __shfl_up_sync(kWholeWarp, mass_through, step);
-    const int64_t count_above = __shfl_up_sync(kWholeWarp, count_through, step);
+    const int64_t mass_above = __shfl_up_sync(kAllLanes, mass_through, step);
+    const int64_t count_above = __shfl_up_sync(kAllLanes, count_through, step);
     if (threadIdx.x >= step) mass_through += mass_above;
     if (threadIdx.x >= step) count_through += count_above;
   }
   int64_t mass_before = mass_through - own_mass;
   int64_t position = count_through - own_count;
   const bool out = mass_through > limit && count_through >= forced;
-  const bool out_before = __shfl_up_sync(kWholeWarp, static_cast<int>(out), 1u) != 0 && threadIdx.x > 0;
+  const bool out_before = __shfl_up_sync(kAllLanes, static_cast<int>(out), 1u) != 0 && threadIdx.x > 0;
   __syncwarp();
   if (!out || out_before) return;
   int b = top;

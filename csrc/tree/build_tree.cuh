@@ -7,8 +7,6 @@
 
 namespace tk::tree::gpu {
 
-constexpr unsigned kTreeWarp = 0xffffffffu;
-
 // How many smaller nodes have the parent of node i.
 __device__ __forceinline__ int64_t smaller_siblings(const int64_t* parents, int64_t i) {
   int64_t count = 0;
@@ -32,14 +30,14 @@ __global__ void __launch_bounds__(32) build_tree_kernel(BuildTreeArgs a) {
     if (child && parent < first) token = follower(a, tokens[parent], rank);
     bool waits = child && parent >= first;
     const int from = waits ? static_cast<int>(parent - first) : lane;
-    unsigned waiting = __ballot_sync(kTreeWarp, waits);
+    unsigned waiting = __ballot_sync(kAllLanes, waits);
     while (waiting) {
-      const int64_t above = __shfl_sync(kTreeWarp, token, from);
+      const int64_t above = __shfl_sync(kAllLanes, token, from);
       if (waits && !(waiting >> from & 1u)) {
         token = follower(a, above, rank);
         waits = false;
       }
-      waiting = __ballot_sync(kTreeWarp, waits);
+      waiting = __ballot_sync(kAllLanes, waits);
     }
     if (i < a.nodes) tokens[i] = token;
     __syncwarp();

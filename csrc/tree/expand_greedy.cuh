@@ -7,8 +7,6 @@
 
 namespace tk::tree::gpu {
 
-constexpr unsigned kTreeWarp = 0xffffffffu;
-
 // What is known of a node besides the answer, in shared memory.
 struct NodeState {
   uint64_t pending;  // kNoDraw: none
@@ -19,7 +17,7 @@ __device__ __forceinline__ uint64_t largest_pending(const NodeState* nodes, int6
   uint64_t best = kNoDraw;
   for (int64_t i = threadIdx.x; i < count; i += 32) best = nodes[i].pending > best ? nodes[i].pending : best;
   for (int lanes = 16; lanes > 0; lanes /= 2) {
-    const uint64_t other = __shfl_xor_sync(kTreeWarp, best, lanes);
+    const uint64_t other = __shfl_xor_sync(kAllLanes, best, lanes);
     best = other > best ? other : best;
   }
   return best;
@@ -85,7 +83,7 @@ __device__ __forceinline__ bool wants_rows(const ExpandGreedyArgs& a, int64_t fi
     a.wanted[first + i] = wanted;
     any |= wanted;
   }
-  return __any_sync(kTreeWarp, any);
+  return __any_sync(kAllLanes, any);
 }
 
 // The draws of up to 32 nodes of a level; returns the nodes of the tree.
@@ -94,7 +92,7 @@ __device__ __forceinline__ int64_t draw_of_lanes(const ExpandGreedyArgs& a, int6
   const int draws = active ? count_draws(a, first + node, a.nodes - count) : 0;
   int through = draws;  // of this lane and those before
   for (unsigned step = 1; step < 32; step *= 2) {
-    const int before = __shfl_up_sync(kTreeWarp, through, step);
+    const int before = __shfl_up_sync(kAllLanes, through, step);
     if (threadIdx.x >= step) through += before;
   }
   float value = active ? a.value[first + node] : 0.0f;
@@ -106,7 +104,7 @@ __device__ __forceinline__ int64_t draw_of_lanes(const ExpandGreedyArgs& a, int6
     a.value[first + child] = value * p;
     value *= 1.0f - p;
   }
-  const int64_t all = count + __shfl_sync(kTreeWarp, through, 31);
+  const int64_t all = count + __shfl_sync(kAllLanes, through, 31);
   return all < a.nodes ? all : a.nodes;
 }
 

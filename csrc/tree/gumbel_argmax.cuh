@@ -7,7 +7,6 @@
 namespace tk::tree::gpu {
 
 constexpr int kGumbelThreads = 512;
-constexpr unsigned kGumbelWarp = 0xffffffffu;
 
 template <class T>
 __global__ void __launch_bounds__(kGumbelThreads) gumbel_argmax_kernel(GumbelArgmaxArgs a) {
@@ -23,8 +22,7 @@ __global__ void __launch_bounds__(kGumbelThreads) gumbel_argmax_kernel(GumbelArg
     if (comes_before(item, best)) best = item;
   }
   for (int lanes = 16; lanes > 0; lanes /= 2) {
-    const Candidate other{__shfl_xor_sync(kGumbelWarp, best.key, lanes),
-                          __shfl_xor_sync(kGumbelWarp, best.index, lanes)};
+    const Candidate other{__shfl_xor_sync(kAllLanes, best.key, lanes), __shfl_xor_sync(kAllLanes, best.index, lanes)};
     if (comes_before(other, best)) best = other;
   }
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = best;

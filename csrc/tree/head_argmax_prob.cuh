@@ -46,8 +46,8 @@ template <int kLanes>
 __device__ __forceinline__ HeadBest join_lanes(HeadBest best) {
 #pragma unroll
   for (int step = kLanes / 2; step > 0; step /= 2) {
-    const HeadBest other{__shfl_xor_sync(0xffffffffu, best.top, step), __shfl_xor_sync(0xffffffffu, best.id, step),
-                         __shfl_xor_sync(0xffffffffu, best.shift, step), __shfl_xor_sync(0xffffffffu, best.sum, step)};
+    const HeadBest other{__shfl_xor_sync(kAllLanes, best.top, step), __shfl_xor_sync(kAllLanes, best.id, step),
+                         __shfl_xor_sync(kAllLanes, best.shift, step), __shfl_xor_sync(kAllLanes, best.sum, step)};
     best = join_best(best, other);
   }
   return best;
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kNormRowThreads) head_norm_kernel(HeadArgmaxPr
   for (int64_t d = threadIdx.x; d < a.width; d += kNormRowThreads)
     squares = fmaf(to_float(h[d]), to_float(h[d]), squares);
 #pragma unroll
-  for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(0xffffffffu, squares, step);
+  for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(kAllLanes, squares, step);
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = squares;
   __syncthreads();
   float total = 0;

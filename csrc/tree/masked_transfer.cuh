@@ -9,7 +9,6 @@ namespace tk::tree::gpu {
 using selection::gpu::RowKeys;
 
 constexpr int kTransferThreads = selection::gpu::kThreads;
-constexpr unsigned kTransferWarp = 0xffffffffu;
 
 // Of the best item: keys first, then low positions; every thread gets it.
 template <class T>
@@ -21,7 +20,7 @@ __device__ __forceinline__ uint64_t best_item(const RowKeys<T>& keys) {
     best = item > best ? item : best;
   }
   for (int lanes = 16; lanes > 0; lanes /= 2) {
-    const uint64_t other = __shfl_xor_sync(kTransferWarp, best, lanes);
+    const uint64_t other = __shfl_xor_sync(kAllLanes, best, lanes);
     best = other > best ? other : best;
   }
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = best;

@@ -7,13 +7,12 @@
 namespace tk::tree::gpu {
 
 constexpr int kMassThreads = 512;  // most of a block
-constexpr unsigned kMassLanes = 0xffffffffu;
 
 // Few threads where a row is short.
 inline int64_t mass_threads(int64_t width) { return width >= 4096 ? kMassThreads : width > 512 ? 128 : 32; }
 
 __device__ __forceinline__ int64_t warp_sum(int64_t x) {
-  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(kMassLanes, x, step);
+  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
   return x;
 }
 
@@ -27,7 +26,7 @@ __device__ __forceinline__ BlockSum block_sum(int64_t x, bool valid) {
   TK_SHARED(sums, int64_t[kMassThreads / 32]);
   TK_SHARED(valids, int[kMassThreads / 32]);
   x = warp_sum(x);
-  valid = __all_sync(kMassLanes, valid) != 0;
+  valid = __all_sync(kAllLanes, valid) != 0;
   if (threadIdx.x % 32 == 0) {
     sums[threadIdx.x / 32] = x;
     valids[threadIdx.x / 32] = valid;
@@ -105,12 +104,12 @@ __device__ __forceinline__ int64_t find_item(const BlockRow& row, int64_t begin,
     int64_t through = 0;
     if (first + lane < end) through = mass_units(scaled(row.items[first + lane], row.scale));
     for (int step = 1; step < 32; step *= 2) {
-      const int64_t before = __shfl_up_sync(kMassLanes, through, step);
+      const int64_t before = __shfl_up_sync(kAllLanes, through, step);
       if (lane >= step) through += before;
     }
-    const unsigned found = __ballot_sync(kMassLanes, running + through > drawn);
+    const unsigned found = __ballot_sync(kAllLanes, running + through > drawn);
     if (found != 0) return first + __ffs(static_cast<int>(found)) - 1;
-    running += __shfl_sync(kMassLanes, through, 31);
+    running += __shfl_sync(kAllLanes, through, 31);
   }
   return -1;
 }

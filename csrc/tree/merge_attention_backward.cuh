@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_attention_backward_kernel
       to[d] = from_float<T>(seen ? weight * g : 0.0f);
       if (seen) product = fmaf(g, to_float(out[d]), product);
     }
-    for (int lanes = 16; lanes > 0; lanes /= 2) product += __shfl_xor_sync(0xffffffffu, product, lanes);
+    for (int lanes = 16; lanes > 0; lanes /= 2) product += __shfl_xor_sync(kAllLanes, product, lanes);
     if (seen) mean = fmaf(weight, product, mean);
     if (lane == k % 32) a.grad_lses[k * rows + row] = product;
   }

@@ -9,7 +9,6 @@
 namespace tk::tree::gpu {
 
 constexpr int kRowThreads = 512;
-constexpr unsigned kWholeWarp = 0xffffffffu;
 
 struct RowFacts {
   RowSums sums;
@@ -25,14 +24,13 @@ __device__ __forceinline__ void add_logit(RowSums* s, float logit, float scale) 
 }
 
 __device__ __forceinline__ Candidate shuffled(Candidate c, int lanes) {
-  return {__shfl_xor_sync(kWholeWarp, c.key, lanes), __shfl_xor_sync(kWholeWarp, c.index, lanes)};
+  return {__shfl_xor_sync(kAllLanes, c.key, lanes), __shfl_xor_sync(kAllLanes, c.index, lanes)};
 }
 
 // What lane l and lane l ^ lanes have, the same in both.
 __device__ __forceinline__ RowFacts join_lanes(RowFacts own, int lanes) {
-  const RowSums sums{__shfl_xor_sync(kWholeWarp, own.sums.shift, lanes),
-                     __shfl_xor_sync(kWholeWarp, own.sums.sum, lanes),
-                     __shfl_xor_sync(kWholeWarp, own.sums.weighted, lanes)};
+  const RowSums sums{__shfl_xor_sync(kAllLanes, own.sums.shift, lanes), __shfl_xor_sync(kAllLanes, own.sums.sum, lanes),
+                     __shfl_xor_sync(kAllLanes, own.sums.weighted, lanes)};
   const Candidate first = shuffled(own.best.first, lanes);
   const Candidate second = shuffled(own.best.second, lanes);
   offer(&own.best, first);

@@ -10,7 +10,6 @@ namespace tk::tree::gpu {
 
 constexpr int kRaceThreads = 256;
 constexpr int64_t kRaceChunk = 16 * kRaceThreads;
-constexpr unsigned kRaceWarp = 0xffffffffu;
 
 struct RaceSums {
   double mass;
@@ -34,8 +33,8 @@ struct RowRaceKeys {
 
 __device__ __forceinline__ RaceSums warp_sums(RaceSums own) {
   for (int lanes = 16; lanes > 0; lanes /= 2) {
-    own.mass += __shfl_xor_sync(kRaceWarp, own.mass, lanes);
-    own.items += __shfl_xor_sync(kRaceWarp, own.items, lanes);
+    own.mass += __shfl_xor_sync(kAllLanes, own.mass, lanes);
+    own.items += __shfl_xor_sync(kAllLanes, own.items, lanes);
   }
   return own;
 }
@@ -89,14 +88,14 @@ __device__ __forceinline__ void write_draws(const SampleWithoutReplacementArgs& 
     const double mass = index < 0 ? 0.0 : to_float(q[index]);
     double from = mass;  // of this draw and those after it in the warp
     for (unsigned step = 1; step < 32; step *= 2) {
-      const double after = __shfl_down_sync(kRaceWarp, from, step);
+      const double after = __shfl_down_sync(kAllLanes, from, step);
       if (threadIdx.x + step < 32) from += after;
     }
     if (i < a.k) {
       a.index[row * a.k + i] = index;
       a.prob[row * a.k + i] = index < 0 ? 0.0f : draw_share(mass, left + from);
     }
-    left += __shfl_sync(kRaceWarp, from, 0);
+    left += __shfl_sync(kAllLanes, from, 0);
   }
 }
 

@@ -120,7 +120,7 @@ __device__ __forceinline__ void attend_split(const TreeAttentionArgs& a, const T
   int last = node;
 #pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2) {
-    const int other = __shfl_xor_sync(attention::gpu::kAllLanes, last, lanes);
+    const int other = __shfl_xor_sync(kAllLanes, last, lanes);
     last = other > last ? other : last;
   }
   if (thread % 32 == 0 && last >= 0) atomicMax(&task.last, last);

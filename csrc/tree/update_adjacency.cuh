@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kUpdateThreads) update_adjacency_kernel(Update
   if (token < 0 || token >= a.vocabulary) return;
   for (int64_t after = node + 1; after < a.nodes; after += 32) {
     const bool same = after + lane < a.nodes && a.tokens[after + lane] == token;
-    if (__any_sync(0xffffffffu, same)) return;
+    if (__any_sync(kAllLanes, same)) return;
   }
   for (int64_t k = lane; k < a.count; k += 32) write_candidate(a, node, k);
 }

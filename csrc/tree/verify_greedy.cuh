@@ -7,7 +7,6 @@
 namespace tk::tree::gpu {
 
 constexpr int kGreedyThreads = 128;
-constexpr unsigned kGreedyLanes = 0xffffffffu;
 
 template <int threads>
 __global__ void __launch_bounds__(threads) verify_greedy_kernel(VerifyGreedyArgs a) {
@@ -27,7 +26,7 @@ __global__ void __launch_bounds__(threads) verify_greedy_kernel(VerifyGreedyArgs
     const int64_t token = own < a.nodes ? tokens[own] : 0;
     while (true) {
       const bool next = own > node && parent == node && token == target[node];
-      const unsigned found = __ballot_sync(kGreedyLanes, next);
+      const unsigned found = __ballot_sync(kAllLanes, next);
       if (found == 0) break;
       node = first + __ffs(static_cast<int>(found)) - 1;
       if (lane == 0) path[length] = node;

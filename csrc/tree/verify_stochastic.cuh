@@ -25,7 +25,7 @@ struct BlockMachine {
   __device__ __forceinline__ int64_t next_child(int64_t node, int64_t from) const {
     for (int64_t first = from; first < a.nodes; first += 32) {
       const int64_t own = first + threadIdx.x % 32;
-      const unsigned found = __ballot_sync(kMassLanes, own < a.nodes && parents[own] == node);
+      const unsigned found = __ballot_sync(kAllLanes, own < a.nodes && parents[own] == node);
       if (found != 0) return first + __ffs(static_cast<int>(found)) - 1;
     }
     return a.nodes;
