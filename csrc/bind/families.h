@@ -41,4 +41,12 @@ void bind_tree_rows(py::module_& m);
 void bind_tree_verify(py::module_& m);
 void bind_tree_draft(py::module_& m);
 
+void bind_quantize(py::module_& m);
+void bind_quantize_nearest(py::module_& m);
+void bind_quantize_residual(py::module_& m);
+void bind_quantize_bits(py::module_& m);
+void bind_quantize_entropy(py::module_& m);
+void bind_quantize_product(py::module_& m);
+void bind_quantize_codebook(py::module_& m);
+
 }  // namespace tk::bind

@@ -44,4 +44,5 @@ PYBIND11_MODULE(_cuda, m, pybind11::mod_gil_not_used()) {
   tk::bind::bind_cluster(m);
   tk::bind::bind_select(m);
   tk::bind::bind_tree(m);
+  tk::bind::bind_quantize(m);
 }

@@ -16,4 +16,5 @@ PYBIND11_MODULE(_simt, m) {
   tk::bind::bind_cluster(m);
   tk::bind::bind_select(m);
   tk::bind::bind_tree(m);
+  tk::bind::bind_quantize(m);
 }
