@@ -150,18 +150,11 @@ def _clusters() -> dict[str, Cost]:
 
 
 def _kmeans() -> dict[str, Cost]:
-    """One Lloyd iteration over the keys of that layer; the small kinds take one head of 500 rows."""
+    """One Lloyd iteration over the keys of that layer, behind its nearest centroids."""
     heads, tokens, width, clusters = 40, 75600, 128, 1000
     case, rows, centroids = f"H={heads} N={tokens} K={clusters} D={width}", heads * tokens, heads * clusters
-    vectors, products = (rows + centroids) * width, 2.0 * rows * clusters * width
-    norms, answers = (rows + centroids) * F32, rows * (F32 + I64)
-    few, splits = 500, 16
     blocks = heads * (tokens // 1024) * width * F32
     return {
-        "assign_norms_kernel": Cost(f"{case} bf16", vectors * BF16 + norms, flops=2.0 * vectors),
-        "assign_float32_kernel": Cost(f"{case} fp32", vectors * F32 + norms + answers, flops=products),
-        "assign_mma_kernel": Cost(f"{case} bf16", vectors * BF16 + norms + answers, products, tensor_cores=True),
-        "assign_splits_kernel": Cost(f"N={few}, {splits} splits", 2.0 * splits * few * F32 + few * (2 * F32 + I64)),
         "row_weights_kernel": Cost(f"{case} bf16, cosine", rows * (width * BF16 + F32), flops=2.0 * rows * width),
         "cluster_sums_kernel": Cost(
             f"{case} bf16",
@@ -170,6 +163,28 @@ def _kmeans() -> dict[str, Cost]:
         ),
         "cluster_means_kernel": Cost(f"{case} bf16", centroids * (width * (F32 + 2 * BF16) + I64 + F32)),
         "cluster_shift_kernel": Cost(case, (centroids + heads) * F32),
+    }
+
+
+def _nearest() -> dict[str, Cost]:
+    """16384 rows against 8192 codes of 256, and against 16384 codes of 8; the small kind joins the parts of 8 rows."""
+    rows, codes, width, tiny_codes, tiny = 16384, 8192, 256, 16384, 8
+    case, vectors, products = f"N={rows} K={codes} D={width}", (rows + codes) * width, 2.0 * rows * codes * width
+    norms, answers = (rows + codes) * F32, rows * (F32 + I64)
+    splits = 9  # of the columns, so that 32 blocks of rows fill 132 multiprocessors twice
+    partial, few, parts = splits * rows * 2 * F32, 8, 128
+    return {
+        "nearest_norms_kernel": Cost(f"{case} bf16", vectors * BF16 + norms, flops=2.0 * vectors),
+        "nearest_fma_kernel": Cost(f"{case} fp32", vectors * F32 + norms + answers, products),
+        "nearest_mma_kernel": Cost(f"{case} bf16", vectors * BF16 + norms + answers, products, tensor_cores=True),
+        "nearest_narrow_kernel": Cost(
+            f"N={rows} K={tiny_codes} D={tiny} fp32",
+            (rows + tiny_codes) * tiny * F32 + partial,
+            2.0 * rows * tiny_codes * tiny,
+        ),
+        "nearest_join_kernel": Cost(
+            f"N={few} D={width} fp32, {parts} parts", few * (width * F32 + parts * 2 * F32 + F32 + I64)
+        ),
     }
 
 
@@ -473,6 +488,7 @@ COSTS: dict[str, Cost] = {
     **_compaction(),
     **_clusters(),
     **_kmeans(),
+    **_nearest(),
     **_choices(),
     **_points(),
     **_vocabulary(),

@@ -4,7 +4,7 @@
 // one block a sample finds the largest step.
 #pragma once
 #include "cluster/update.h"
-#include "core/best_column.cuh"
+#include "core/nearness.cuh"
 #include "merge/segment_reduce.cuh"
 
 namespace tk::cluster::gpu {

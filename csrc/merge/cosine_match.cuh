@@ -77,24 +77,26 @@ __global__ void __launch_bounds__(kNormThreads) match_splits_kernel(CosineMatchA
   write_match(a, row, best, s.inverse_a[row]);
 }
 
+template <class T, class Tile, bool kAligned>
+__device__ __forceinline__ void match_tile(const CosineMatchArgs& a, const DeviceSearch& search, const MatchScratch& s,
+                                           TileBuffers<Tile>& buffers) {
+  const SearchTask task = search_task(search);
+  const CosineScore score{s.inverse_b + task.b * a.columns};
+  search_tile<BestColumn, T, Tile, kAligned>(search, task, score, buffers, FinishMatch{a, s, task, search.splits});
+}
+
 template <bool kAligned>
 __global__ void __launch_bounds__(kSearchThreads)
     match_float32_kernel(CosineMatchArgs a, DeviceSearch search, MatchScratch s) {
-  TK_SHARED(rows, float[kStages32 * kSearchRows * kPitch32]);
-  TK_SHARED(columns, float[kStages32 * kSearchColumns * kPitch32]);
-  const SearchTask task = search_task(search);
-  const CosineScore score{s.inverse_b + task.b * a.columns};
-  search_tile32<kAligned>(search, task, score, rows, columns, FinishMatch{a, s, task, search.splits});
+  TK_SHARED(buffers, TileBuffers<FmaTile>);
+  match_tile<float, FmaTile, kAligned>(a, search, s, buffers);
 }
 
 template <class T, bool kAligned>
 __global__ void __launch_bounds__(kSearchThreads)
     match_mma_kernel(CosineMatchArgs a, DeviceSearch search, MatchScratch s) {
-  TK_SHARED(rows, T[kStages16 * kSearchRows * kPitch16]);
-  TK_SHARED(columns, T[kStages16 * kSearchColumns * kPitch16]);
-  const SearchTask task = search_task(search);
-  const CosineScore score{s.inverse_b + task.b * a.columns};
-  search_tile16<T, kAligned>(search, task, score, rows, columns, FinishMatch{a, s, task, search.splits});
+  TK_SHARED(buffers, TileBuffers<MmaTile<T>>);
+  match_tile<T, MmaTile<T>, kAligned>(a, search, s, buffers);
 }
 
 }  // namespace tk::merge::gpu

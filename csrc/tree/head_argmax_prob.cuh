@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tiles of core/best_column.cuh, with W as columns: blocks share out W, and every thread keeps, for its rows of h,
+// The tiles of core/column_tiles.cuh, with W as columns: blocks share out W, and every thread keeps, for its rows of h,
 // the best logit and the sum behind the softmax. Lanes, then blocks, are joined in a fixed order.
 #pragma once
-#include "core/best_column.cuh"
+#include "core/column_tiles.cuh"
 #include "tree/head_argmax_prob.h"
 
 namespace tk::tree::gpu {
@@ -77,80 +77,53 @@ __global__ void __launch_bounds__(kNormRowThreads) head_norm_kernel(HeadArgmaxPr
   }
 }
 
-// ---- rows of h x a range of W
-// -----------------------------------------------------------------------------------------
-__device__ __forceinline__ void keep(const DeviceSearch& s, const SearchTask& task, int64_t in_tile,
-                                     const HeadBest& best, HeadBest* parts) {
-  const int64_t row = task.first_row + in_tile;
-  if (row < s.rows) parts[task.split * s.rows + row] = best;
+// ---- rows of h x a range of W ---------------------------------------------------------------------------------------
+template <class Tile>
+struct AddLogits {
+  int64_t columns;
+  HeadBest best[Tile::kRows];
+
+  __device__ __forceinline__ void operator()(int64_t first, Tile& products) {
+#pragma unroll
+    for (int j = 0; j < Tile::kColumns; ++j) {
+      const int64_t column = first + Tile::column(j);
+#pragma unroll
+      for (int i = 0; i < Tile::kRows; ++i) {
+        if (column < columns) add_logit(&best[i], products.at(i, j), static_cast<int>(column));
+      }
+    }
+  }
+};
+
+template <class T, class Tile, bool kAligned>
+__device__ __forceinline__ void head_tile(const DeviceSearch& s, TileBuffers<Tile>& buffers, HeadBest* parts) {
+  const SearchTask task = search_task(s);
+  AddLogits<Tile> logits;
+  logits.columns = s.columns;
+#pragma unroll
+  for (int i = 0; i < Tile::kRows; ++i) logits.best[i] = no_logits();
+  walk_tiles<T, Tile, kAligned>(s, task, buffers, logits);
+#pragma unroll
+  for (int i = 0; i < Tile::kRows; ++i) {
+    const HeadBest best = join_lanes<Tile::kLanes>(logits.best[i]);
+    const int64_t row = task.first_row + Tile::row(i);
+    if (threadIdx.x % Tile::kLanes == 0 && row < s.rows) parts[task.split * s.rows + row] = best;
+  }
 }
 
 template <bool kAligned>
 __global__ void __launch_bounds__(kSearchThreads) head_float32_kernel(DeviceSearch s, HeadBest* parts) {
-  TK_SHARED(rows, float[kStages32 * kSearchRows * kPitch32]);
-  TK_SHARED(columns, float[kStages32 * kSearchColumns * kPitch32]);
-  const SearchTask task = search_task(s);
-  auto stream = tile_stream<float, kDepth32, kPitch32, kStages32, kAligned>(s, task, rows, columns);
-  const int tx = threadIdx.x % kLaneColumns;
-  HeadBest best[kThreadRows];
-#pragma unroll
-  for (int i = 0; i < kThreadRows; ++i) best[i] = no_logits();
-  float sum[kThreadRows][kThreadColumns] = {};
-  stream.start();
-  for (SearchStep at{task.tile_begin, 0, 0}; at.tile < task.tile_end; at.advance(stream.chunks, kStages32)) {
-    stream.await_step();
-    multiply_tile32(rows + at.stage * stream.kRowElements, columns + at.stage * stream.kColumnElements, sum);
-    if (at.chunk + 1 < stream.chunks) continue;
-#pragma unroll
-    for (int j = 0; j < kThreadColumns; ++j) {
-      const int64_t column = at.tile * kSearchColumns + tx + kLaneColumns * j;
-#pragma unroll
-      for (int i = 0; i < kThreadRows; ++i) {
-        if (column < s.columns) add_logit(&best[i], sum[i][j], static_cast<int>(column));
-        sum[i][j] = 0;
-      }
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kThreadRows; ++i) {
-    const HeadBest row = join_lanes<kLaneColumns>(best[i]);
-    if (tx == 0) keep(s, task, threadIdx.x / kLaneColumns + kLaneRows * i, row, parts);
-  }
+  TK_SHARED(buffers, TileBuffers<FmaTile>);
+  head_tile<float, FmaTile, kAligned>(s, buffers, parts);
 }
 
 template <class T, bool kAligned>
 __global__ void __launch_bounds__(kSearchThreads) head_mma_kernel(DeviceSearch s, HeadBest* parts) {
-  TK_SHARED(rows, T[kStages16 * kSearchRows * kPitch16]);
-  TK_SHARED(columns, T[kStages16 * kSearchColumns * kPitch16]);
-  const SearchTask task = search_task(s);
-  auto stream = tile_stream<T, kDepth16, kPitch16, kStages16, kAligned>(s, task, rows, columns);
-  const int lane = threadIdx.x % 32;
-  HeadBest best[2] = {no_logits(), no_logits()};
-  float sum[kColumnGroups][4] = {};
-  stream.start();
-  for (SearchStep at{task.tile_begin, 0, 0}; at.tile < task.tile_end; at.advance(stream.chunks, kStages16)) {
-    stream.await_step();
-    multiply_tile16(rows + at.stage * stream.kRowElements, columns + at.stage * stream.kColumnElements, sum);
-    if (at.chunk + 1 < stream.chunks) continue;
-#pragma unroll
-    for (int g = 0; g < kColumnGroups; ++g) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {  // two columns of two rows
-        const int64_t column = at.tile * kSearchColumns + g * 8 + lane % 4 * 2 + e % 2;
-        if (column < s.columns) add_logit(&best[e / 2], sum[g][e], static_cast<int>(column));
-        sum[g][e] = 0;
-      }
-    }
-  }
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const HeadBest row = join_lanes<4>(best[r]);
-    if (lane % 4 == 0) keep(s, task, threadIdx.x / 32 * kWarpRows + lane / 4 + 8 * r, row, parts);
-  }
+  TK_SHARED(buffers, TileBuffers<MmaTile<T>>);
+  head_tile<T, MmaTile<T>, kAligned>(s, buffers, parts);
 }
 
-// ---- ranges of W, in their order
-// --------------------------------------------------------------------------------------
+// ---- ranges of W, in their order ------------------------------------------------------------------------------------
 template <class Unused>
 __global__ void __launch_bounds__(kJoinThreads)
     head_join_kernel(HeadArgmaxProbArgs a, const HeadBest* parts, int64_t splits) {
