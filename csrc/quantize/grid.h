@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// The grid of finite scalar quantization: every dimension has L levels. With t = tanh(z + s), or clamp(z + s, -1, 1)
+// for a hard clamp:
+//   level = round(t h - o) + L // 2   h = 1.001 (L - 1) / 2; o = 1/2 for even L, else 0; halves to even
+//   code  = (level - L // 2) / (L // 2)
+// where s, which puts z = 0 on level L // 2, is atanh(o / h), or o / h for a hard clamp; symmetric:
+//   level = floor((L - 1) t / 2 + (L - 1) / 2 + 1/2),   code = (2 level - (L - 1)) / (L - 1),   s = 0
+//
+// A level beyond [0, L - 1], which the factor 1.001 can make of more than 1000 levels, is cut to it. NaN has level 0
+// and code NaN. All in float32, no product joined with a sum: levels and codes have the same bits on every backend.
+#pragma once
+#include "core/tanh.h"
+
+namespace tk::quantize {
+
+constexpr int kMostAxes = 62;  // of two levels at least, so that an index fits
+constexpr int kMostLevels = 1 << 16;
+
+// One dimension of a grid; F is float or a vector with a dimension in each lane.
+template <class F>
+struct GridAxis {
+  F scale, offset, shift;  // h, o, s; symmetric: (L - 1) / 2, -L / 2, 0
+  F base;                  // L // 2; symmetric: 0
+  F most;                  // L - 1
+  F divisor;               // of a code: L // 2; symmetric: L - 1
+};
+
+struct Grid {
+  int axes;
+  bool symmetric, hard_clamp;
+  int32_t levels[kMostAxes];
+  float scale[kMostAxes], offset[kMostAxes], shift[kMostAxes];
+
+  TK_HOST_DEVICE GridAxis<float> axis(int d) const {
+    const float most = static_cast<float>(levels[d] - 1);
+    const float half = static_cast<float>(levels[d] / 2);
+    return {scale[d], offset[d], shift[d], symmetric ? 0.0f : half, most, symmetric ? most : half};
+  }
+};
+
+constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, and leaves that in the low bits
+
+// What z is before it is rounded, in [-1, 1].
+template <bool hard_clamp, class F>
+TK_INLINE F grid_place(F z, const GridAxis<F>& axis) {
+  const F x = z + axis.shift;
+  if constexpr (hard_clamp) {
+    const F zero{};
+    return cut_to(x, -1.0f - zero, 1.0f - zero);
+  } else {
+    return tanh_of(x);
+  }
+}
+
+// The level of a place, as a whole float; anything where the place is NaN.
+template <bool symmetric, class F>
+TK_INLINE F grid_level(F place, const GridAxis<F>& axis) {
+  const F b = lone_product(place, axis.scale) - axis.offset;
+  F n = (b + kRounder) - kRounder;
+  const F zero{};
+  if constexpr (symmetric) n = n > b ? n - 1.0f : n;
+  return cut_to(n + axis.base, zero, axis.most);
+}
+
+// What a code is divided by axis.divisor.
+template <bool symmetric, class F>
+TK_INLINE F grid_numerator(F level, const GridAxis<F>& axis) {
+  if constexpr (symmetric) return level + level - axis.most;
+  return level - axis.base;
+}
+
+TK_INLINE float grid_code(const Grid& g, int d, float level) {
+  const GridAxis<float> axis = g.axis(d);
+  return (g.symmetric ? grid_numerator<true>(level, axis) : grid_numerator<false>(level, axis)) / axis.divisor;
+}
+
+TK_INLINE float grid_place_of(const Grid& g, int d, float z) {
+  const GridAxis<float> axis = g.axis(d);
+  return g.hard_clamp ? grid_place<true>(z, axis) : grid_place<false>(z, axis);
+}
+
+// Of a z that may be NaN.
+TK_INLINE int32_t grid_level_of(const Grid& g, int d, float z) {
+  if (!(z == z)) return 0;
+  const GridAxis<float> axis = g.axis(d);
+  const float place = grid_place_of(g, d, z);
+  return static_cast<int32_t>(g.symmetric ? grid_level<true>(place, axis) : grid_level<false>(place, axis));
+}
+
+// d code / d place, as if nothing were rounded.
+TK_INLINE float grid_slope(const Grid& g, int d) {
+  return g.symmetric ? 1.0f : g.scale[d] / static_cast<float>(g.levels[d] / 2);
+}
+
+}  // namespace tk::quantize
