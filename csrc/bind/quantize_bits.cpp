@@ -250,9 +250,8 @@ py::object sign_unpack(py::handle ids_, py::handle bits_, std::string_view order
   call.set('C', split.channels);
   const Tensor out = call.out("out", out_, wanted, kChannelRows[ids.ndim]);
   check_sign_ids(call, ids, rows, split);
-  TK_RUN(
-      call, quantize, sign_unpack,
-      quantize::SignUnpackArgs{ids.as<int64_t>(), out.data, wanted, rows, static_cast<float>(scale), split});
+  TK_RUN(call, quantize, sign_unpack,
+         quantize::SignUnpackArgs{ids.as<int64_t>(), out.data, wanted, rows, static_cast<float>(scale), split});
   return call.results();
 }
 

@@ -7,25 +7,8 @@
 namespace tk::quantize {
 
 static inline cluster::UpdateArgs cluster_sums(const EmaUpdateArgs& a) {
-  return {a.x,
-          a.index,
-          nullptr,
-          a.sums,
-          a.counts,
-          nullptr,
-          nullptr,
-          a.dtype,
-          Metric::l2,
-          true,
-          false,
-          a.books,
-          a.rows,
-          a.codes,
-          a.width,
-          a.x_book_stride,
-          a.x_row_stride,
-          0,
-          0};
+  return {a.x,   a.index, nullptr, a.sums,  a.counts, nullptr,         nullptr,        a.dtype, Metric::l2, true,
+          false, a.books, a.rows,  a.codes, a.width,  a.x_book_stride, a.x_row_stride, 0,       0};
 }
 
 }  // namespace tk::quantize

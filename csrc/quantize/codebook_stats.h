@@ -6,7 +6,8 @@
 //   perplexity    = exp(entropy)
 //   normalized    = entropy / log(codes that were used); 0 where fewer than two were
 //
-//   index   (Q, N)  int64, contiguous, every value in [-1, K); -1 is not counted; checked by the caller where the memory
+//   index   (Q, N)  int64, contiguous, every value in [-1, K); -1 is not counted; checked by the caller where the
+//   memory
 //                   is on the host, and on a device any other value is not counted either
 //   counts  (Q, K)  int64, contiguous; K at least 1
 //   usage, entropy, perplexity, normalized  (Q)  float32

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <cmath>
-
 #include "quantize/fsq_encode_backward.h"
+
+#include <cmath>
 
 namespace tk::quantize::ref {
 namespace {

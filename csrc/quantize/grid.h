@@ -16,13 +16,12 @@ namespace tk::quantize {
 constexpr int kMostAxes = 62;  // of two levels at least, so that an index fits
 constexpr int kMostLevels = 1 << 16;
 
-// One dimension of a grid; F is float or a vector with a dimension in each lane.
-template <class F>
+// One dimension of a grid. The functions below also take vectors, with an Axis of vectors: a dimension in each lane.
 struct GridAxis {
-  F scale, offset, shift;  // h, o, s; symmetric: (L - 1) / 2, -L / 2, 0
-  F base;                  // L // 2; symmetric: 0
-  F most;                  // L - 1
-  F divisor;               // of a code: L // 2; symmetric: L - 1
+  float scale, offset, shift;  // h, o, s; symmetric: (L - 1) / 2, -L / 2, 0
+  float base;                  // L // 2; symmetric: 0
+  float most;                  // L - 1
+  float divisor;               // of a code: L // 2; symmetric: L - 1
 };
 
 struct Grid {
@@ -31,7 +30,7 @@ struct Grid {
   int32_t levels[kMostAxes];
   float scale[kMostAxes], offset[kMostAxes], shift[kMostAxes];
 
-  TK_HOST_DEVICE GridAxis<float> axis(int d) const {
+  TK_HOST_DEVICE GridAxis axis(int d) const {
     const float most = static_cast<float>(levels[d] - 1);
     const float half = static_cast<float>(levels[d] / 2);
     return {scale[d], offset[d], shift[d], symmetric ? 0.0f : half, most, symmetric ? most : half};
@@ -41,8 +40,8 @@ struct Grid {
 constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, and leaves that in the low bits
 
 // What z is before it is rounded, in [-1, 1].
-template <bool hard_clamp, class F>
-TK_INLINE F grid_place(F z, const GridAxis<F>& axis) {
+template <bool hard_clamp, class F, class Axis>
+TK_INLINE F grid_place(F z, const Axis& axis) {
   const F x = z + axis.shift;
   if constexpr (hard_clamp) {
     const F zero{};
@@ -53,8 +52,8 @@ TK_INLINE F grid_place(F z, const GridAxis<F>& axis) {
 }
 
 // The level of a place, as a whole float; anything where the place is NaN.
-template <bool symmetric, class F>
-TK_INLINE F grid_level(F place, const GridAxis<F>& axis) {
+template <bool symmetric, class F, class Axis>
+TK_INLINE F grid_level(F place, const Axis& axis) {
   const F b = lone_product(place, axis.scale) - axis.offset;
   F n = (b + kRounder) - kRounder;
   const F zero{};
@@ -63,26 +62,26 @@ TK_INLINE F grid_level(F place, const GridAxis<F>& axis) {
 }
 
 // What a code is divided by axis.divisor.
-template <bool symmetric, class F>
-TK_INLINE F grid_numerator(F level, const GridAxis<F>& axis) {
+template <bool symmetric, class F, class Axis>
+TK_INLINE F grid_numerator(F level, const Axis& axis) {
   if constexpr (symmetric) return level + level - axis.most;
   return level - axis.base;
 }
 
 TK_INLINE float grid_code(const Grid& g, int d, float level) {
-  const GridAxis<float> axis = g.axis(d);
+  const GridAxis axis = g.axis(d);
   return (g.symmetric ? grid_numerator<true>(level, axis) : grid_numerator<false>(level, axis)) / axis.divisor;
 }
 
 TK_INLINE float grid_place_of(const Grid& g, int d, float z) {
-  const GridAxis<float> axis = g.axis(d);
+  const GridAxis axis = g.axis(d);
   return g.hard_clamp ? grid_place<true>(z, axis) : grid_place<false>(z, axis);
 }
 
 // Of a z that may be NaN.
 TK_INLINE int32_t grid_level_of(const Grid& g, int d, float z) {
   if (!(z == z)) return 0;
-  const GridAxis<float> axis = g.axis(d);
+  const GridAxis axis = g.axis(d);
   const float place = grid_place_of(g, d, z);
   return static_cast<int32_t>(g.symmetric ? grid_level<true>(place, axis) : grid_level<false>(place, axis));
 }

@@ -9,10 +9,10 @@ constexpr int kMostBits = 63;     // of a group, so that a number fits int64
 constexpr int kMostWidths = 128;  // groups of a row where they are not all equally wide
 
 struct SignGroups {
-  int64_t channels, groups;      // C, G of a row
-  int bits;                      // of every group; 0: given by widths
-  uint8_t widths[kMostWidths];   // (G), their sum is C
-  bool high_first;               // the first channel of a group is its highest bit, not its lowest
+  int64_t channels, groups;     // C, G of a row
+  int bits;                     // of every group; 0: given by widths
+  uint8_t widths[kMostWidths];  // (G), their sum is C
+  bool high_first;              // the first channel of a group is its highest bit, not its lowest
 };
 
 // The lowest `bits` of x, 1 to 63, in reverse order.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Groups of equal width follow each other through all rows: a block ballots the signs of its groups into words of
-// shared memory, 32 channels a warp at a time, and one thread a group cuts its bits out. Other widths: a thread a group.
+// shared memory, 32 channels a warp at a time, and one thread a group cuts its bits out. Other widths: a thread a
+// group.
 #pragma once
 #include "core/gpu.cuh"
 #include "quantize/sign_pack.h"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tokernel
-from tokernel.kernels import attention, cluster, merge, select, tree
+from tokernel.kernels import attention, cluster, merge, quantize, select, tree
 
 
 def floats(*shape):
@@ -180,6 +180,16 @@ CASES = {
         "uniforms": np.zeros((1, 4), np.float32),
         "tree": np.array([[-1, 0, 0]]),
     },
+    "bucketize": {"x": floats(2, 3), "boundaries": floats(3)},
+    "codebook_stats": {"index": INDEX, "K": 3},
+    "ema_update": {"x": floats(3, 2), "index": np.array([1, -1, 0]), "K": 2},
+    "fsq_decode": {"index": INDEX, "levels": (5, 4)},
+    "fsq_encode": {"z": floats(3, 2), "levels": (5, 4)},
+    "fsq_encode_backward": {"grad": floats(3, 2), "z": floats(3, 2), "levels": (5, 4)},
+    "pack_bits": {"ids": INDEX, "bits": 4},
+    "sign_pack": {"x": floats(3, 4), "bits": (3, 1)},
+    "sign_unpack": {"ids": INDEX, "bits": (3, 1)},
+    "unpack_bits": {"bytes": np.ones((2, 3), np.uint8), "bits": 4, "count": 6},
     "update": {"x": floats(1, 3, 2), "labels": np.array([[1, 0, 1]]), "old": floats(1, 2, 2)},
     "update_adjacency": {
         "adjacency": np.zeros((3, 2), np.int64),
@@ -187,7 +197,7 @@ CASES = {
         "candidates": np.zeros((1, 2, 2), np.int64),
     },
 }
-FAMILIES = (merge, cluster, attention, select, tree)
+FAMILIES = (merge, cluster, attention, select, tree, quantize)
 OPS = {
     name: getattr(family, name)
     for family in FAMILIES
@@ -211,6 +221,7 @@ COMPOSED = {
 ARRAYS = [(op, arg) for op, call in CASES.items() for arg, value in call.items() if isinstance(value, np.ndarray)]
 # Arrays whose first extent no other array shows.
 FREE = {
+    ("bucketize", "x"),
     ("build_tree", "adjacency"),
     ("head_argmax_prob", "W"),
     ("head_argmax_prob", "h"),

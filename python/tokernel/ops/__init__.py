@@ -20,6 +20,7 @@ from tokernel.kernels.attention import (
     Window,
 )
 from tokernel.kernels.cluster import KMeans
+from tokernel.kernels.quantize import CodebookStats, CodeSums, Grid
 from tokernel.kernels.tree import Chain, Expanded, HeadChoice, RowStats, TokenTree, Verified
 from tokernel.ops._attention import attention
 from tokernel.ops._attention_distill import attention_map_ce
@@ -33,6 +34,16 @@ from tokernel.ops._merge_plan import MergePlan, bipartite_match, kth_match, matc
 from tokernel.ops._merge_rows import gather_rows, scatter_add_rows, scatter_rows
 from tokernel.ops._merge_segments import segment_broadcast, segment_reduce, segment_softmax
 from tokernel.ops._merge_soft import compact_rows, soft_aggregate
+from tokernel.ops._quantize_bits import (
+    bucketize,
+    fsq_decode,
+    fsq_encode,
+    pack_bits,
+    sign_pack,
+    sign_unpack,
+    unpack_bits,
+)
+from tokernel.ops._quantize_codebook import codebook_stats, ema_update
 from tokernel.ops._select_bit_planes import join_bits, progressive_attention, split_bits
 from tokernel.ops._select_gate import threshold_gate, topk_gate
 from tokernel.ops._select_importance import accumulate_head_scores, accumulate_importance
@@ -49,6 +60,18 @@ from tokernel.ops._tree_rows import row_stats
 from tokernel.ops._tree_verify import residual_sample, verify_chain, verify_greedy, verify_stochastic
 
 __all__ = [
+    "CodebookStats",
+    "CodeSums",
+    "Grid",
+    "bucketize",
+    "fsq_decode",
+    "fsq_encode",
+    "pack_bits",
+    "sign_pack",
+    "sign_unpack",
+    "unpack_bits",
+    "codebook_stats",
+    "ema_update",
     "BlockMap",
     "Causal",
     "Chain",
