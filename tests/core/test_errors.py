@@ -190,6 +190,21 @@ CASES = {
     "sign_pack": {"x": floats(3, 4), "bits": (3, 1)},
     "sign_unpack": {"ids": INDEX, "bits": (3, 1)},
     "unpack_bits": {"bytes": np.ones((2, 3), np.uint8), "bits": 4, "count": 6},
+    "bit_entropy": {"x": floats(3, 2), "slope": 4.0},
+    "bit_entropy_backward": {"grad": floats(3), "x": floats(3, 2), "slope": 4.0},
+    "codebook_entropy": {"x": floats(2, 3, 2), "codes": floats(2, 4, 2), "weight": floats(2, 3)},
+    "codebook_entropy_backward": {
+        "x": floats(2, 3, 2),
+        "codes": floats(2, 4, 2),
+        "lse": floats(2, 3),
+        "grad_entropy": floats(2, 3),
+        "grad_mean": floats(2, 4),
+        "grad_lse": floats(2, 3),
+        "weight": floats(2, 3),
+    },
+    "codebook_lse": {"x": floats(2, 3, 2), "codes": floats(2, 4, 2)},
+    "subcode_histogram": {"x": floats(3, 2, 4), "slope": 4.0},
+    "subcode_histogram_backward": {"grad": floats(16), "x": floats(3, 2, 4), "slope": 4.0},
     "update": {"x": floats(1, 3, 2), "labels": np.array([[1, 0, 1]]), "old": floats(1, 2, 2)},
     "update_adjacency": {
         "adjacency": np.zeros((3, 2), np.int64),
@@ -225,6 +240,7 @@ FREE = {
     ("build_tree", "adjacency"),
     ("head_argmax_prob", "W"),
     ("head_argmax_prob", "h"),
+    ("subcode_histogram_backward", "x"),
     ("update_adjacency", "adjacency"),
 }
 # Alone, an array of any extents is fine.

@@ -20,7 +20,7 @@ from tokernel.kernels.attention import (
     Window,
 )
 from tokernel.kernels.cluster import KMeans
-from tokernel.kernels.quantize import CodebookStats, CodeSums, Grid
+from tokernel.kernels.quantize import CodebookEntropy, CodebookLse, CodebookStats, CodeSums, Grid
 from tokernel.kernels.tree import Chain, Expanded, HeadChoice, RowStats, TokenTree, Verified
 from tokernel.ops._attention import attention
 from tokernel.ops._attention_distill import attention_map_ce
@@ -44,6 +44,7 @@ from tokernel.ops._quantize_bits import (
     unpack_bits,
 )
 from tokernel.ops._quantize_codebook import codebook_stats, ema_update
+from tokernel.ops._quantize_entropy import bit_entropy, codebook_entropy, codebook_lse, subcode_histogram
 from tokernel.ops._select_bit_planes import join_bits, progressive_attention, split_bits
 from tokernel.ops._select_gate import threshold_gate, topk_gate
 from tokernel.ops._select_importance import accumulate_head_scores, accumulate_importance
@@ -60,26 +61,19 @@ from tokernel.ops._tree_rows import row_stats
 from tokernel.ops._tree_verify import residual_sample, verify_chain, verify_greedy, verify_stochastic
 
 __all__ = [
-    "CodebookStats",
-    "CodeSums",
-    "Grid",
-    "bucketize",
-    "fsq_decode",
-    "fsq_encode",
-    "pack_bits",
-    "sign_pack",
-    "sign_unpack",
-    "unpack_bits",
-    "codebook_stats",
-    "ema_update",
     "BlockMap",
     "Causal",
     "Chain",
+    "CodeSums",
+    "CodebookEntropy",
+    "CodebookLse",
+    "CodebookStats",
     "Dense",
     "Disc",
     "Expanded",
     "Extras",
     "ExtrasResult",
+    "Grid",
     "HeadChoice",
     "KMeans",
     "Mask",
@@ -100,18 +94,26 @@ __all__ = [
     "attention_map_ce",
     "attention_rows",
     "bipartite_match",
+    "bit_entropy",
+    "bucketize",
     "build_tree",
     "centroid_topp_map",
+    "codebook_entropy",
+    "codebook_lse",
+    "codebook_stats",
     "compact_cache",
     "compact_rows",
     "cosine_match",
+    "ema_update",
     "expand_greedy",
     "farthest_points",
+    "fsq_decode",
+    "fsq_encode",
     "gather_rows",
-    "gumbel_argmax",
-    "inverse_permute_rows",
     "gathered_rope_attention",
+    "gumbel_argmax",
     "head_argmax_prob",
+    "inverse_permute_rows",
     "join_bits",
     "kmeans",
     "kth_match",
@@ -120,6 +122,7 @@ __all__ = [
     "masked_transfer",
     "match_2d",
     "merge_attention",
+    "pack_bits",
     "permute_rows",
     "power_iterate",
     "progressive_attention",
@@ -135,9 +138,12 @@ __all__ = [
     "segment_reduce",
     "segment_softmax",
     "select_edges",
+    "sign_pack",
+    "sign_unpack",
     "soft_aggregate",
     "sort_by_label",
     "split_bits",
+    "subcode_histogram",
     "threshold_gate",
     "threshold_match",
     "topk",
@@ -145,6 +151,7 @@ __all__ = [
     "topk_mask",
     "topp_mask",
     "tree_attention",
+    "unpack_bits",
     "update",
     "update_adjacency",
     "verify_chain",

@@ -13,12 +13,30 @@ from tokernel.kernels.quantize._bits import (
     unpack_bits,
 )
 from tokernel.kernels.quantize._codebook import CodebookStats, CodeSums, codebook_stats, ema_update
+from tokernel.kernels.quantize._entropy import (
+    CodebookEntropy,
+    CodebookLse,
+    bit_entropy,
+    bit_entropy_backward,
+    codebook_entropy,
+    codebook_entropy_backward,
+    codebook_lse,
+    subcode_histogram,
+    subcode_histogram_backward,
+)
 
 __all__ = [
     "CodeSums",
+    "CodebookEntropy",
+    "CodebookLse",
     "CodebookStats",
     "Grid",
+    "bit_entropy",
+    "bit_entropy_backward",
     "bucketize",
+    "codebook_entropy",
+    "codebook_entropy_backward",
+    "codebook_lse",
     "codebook_stats",
     "ema_update",
     "fsq_decode",
@@ -27,5 +45,7 @@ __all__ = [
     "pack_bits",
     "sign_pack",
     "sign_unpack",
+    "subcode_histogram",
+    "subcode_histogram_backward",
     "unpack_bits",
 ]
