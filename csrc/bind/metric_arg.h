@@ -9,10 +9,14 @@
 
 namespace tk::bind {
 
-inline Metric metric_of(const Call& call, std::string_view metric) {
+enum class Products : bool { refused, allowed };
+
+inline Metric metric_of(const Call& call, std::string_view metric, Products products = Products::refused) {
   if (metric == "l2") return Metric::l2;
   if (metric == "cosine") return Metric::cosine;
-  call.fail_value("metric", "'l2' or 'cosine'", std::string("'").append(metric).append("'"));
+  if (metric == "dot" && products == Products::allowed) return Metric::dot;
+  const char* known = products == Products::allowed ? "'l2', 'cosine' or 'dot'" : "'l2' or 'cosine'";
+  call.fail_value("metric", known, std::string("'").append(metric).append("'"));
 }
 
 }  // namespace tk::bind

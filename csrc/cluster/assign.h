@@ -16,6 +16,7 @@
 #pragma once
 #include "core/metric.h"
 #include "core/op.h"
+#include "quantize/nearest.h"
 
 namespace tk::cluster {
 
@@ -30,6 +31,16 @@ struct AssignArgs {
   int64_t x_batch_stride, x_row_stride;  // in elements
   int64_t c_batch_stride, c_row_stride;
 };
+
+// Centroids are codes, and samples books.
+TK_INLINE quantize::NearestArgs nearest_args(const AssignArgs& a) {
+  return {{a.x, a.centroids, a.dtype, a.metric, a.batch, a.rows, a.clusters, a.width, a.x_batch_stride, a.x_row_stride,
+           a.c_batch_stride, a.c_row_stride},
+          a.labels,
+          a.best,
+          nullptr,
+          nullptr};
+}
 
 TK_DECLARE_OP(assign, AssignArgs)
 

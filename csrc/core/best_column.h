@@ -357,16 +357,6 @@ void meet_columns(const Panels& c, RowBlock k, const float* rows, int64_t stride
   }
 }
 
-// How a block of rows meets the columns; another one may keep `extra_floats` a sample, filled once it is packed.
-struct MeetAll {
-  int64_t extra_floats(const ColumnSearch&, int64_t) const { return 0; }
-  void prepare(const Panels&) const {}
-  template <class Kind, bool kScaled>
-  void meet(const Panels& c, RowBlock k, const float* rows, int64_t stride, const Best& best) const {
-    meet_columns<Kind, kScaled>(c, k, rows, stride, best);
-  }
-};
-
 template <class Kind, class Rule, class Meet>
 void search_block(const Panels& c, RowBlock k, const float* rows, int64_t stride, const Rule& rule, const Meet& meet) {
   const int64_t padded = round_up(k.count, W);
@@ -382,20 +372,35 @@ void search_block(const Panels& c, RowBlock k, const float* rows, int64_t stride
   }
 }
 
+// What is done with a block of rows; another Meet may keep `extra_floats` a sample, filled once it is packed, meet the
+// columns another way, or ask for more than the best column.
+struct MeetAll {
+  int64_t extra_floats(const ColumnSearch&, int64_t) const { return 0; }
+  void prepare(const Panels&) const {}
+  template <class Kind, bool kScaled>
+  void meet(const Panels& c, RowBlock k, const float* rows, int64_t stride, const Best& best) const {
+    meet_columns<Kind, kScaled>(c, k, rows, stride, best);
+  }
+  template <class Kind, class Rule>
+  void search(const Panels& c, RowBlock k, const float* rows, int64_t stride, const Rule& rule) const {
+    search_block<Kind>(c, k, rows, stride, rule, *this);
+  }
+};
+
 template <class Kind, class T, class Rule, class Meet>
 void search_rows(const ColumnSearch& s, const Panels& c, RowBlock k, const Rule& rule, const Meet& meet) {
   const T* rows = static_cast<const T*>(s.x) + c.b * s.x_batch_stride + k.first * s.x_row_stride;
   if constexpr (sizeof(T) == sizeof(float)) {
-    search_block<Kind>(c, k, rows, s.x_row_stride, rule, meet);
+    meet.template search<Kind>(c, k, rows, s.x_row_stride, rule);
   } else {
     const Scratch<float> words(k.count * c.words);
     copy_words<Kind>(rows, s.x_row_stride, k.count, s.width, words.data());
-    search_block<Kind>(c, k, words.data(), c.words, rule, meet);
+    meet.template search<Kind>(c, k, words.data(), c.words, rule);
   }
 }
 
-template <class Kind, class T, class Rule>
-void search_whole_samples(const ColumnSearch& s, int64_t panels, const Rule& rule) {
+template <class Kind, class T, class Rule, class Meet>
+void search_whole_samples(const ColumnSearch& s, int64_t panels, const Rule& rule, const Meet& meet) {
   const int64_t words = Kind::words(s.width);
   parallel_for(s.batch, [&](int64_t b) {
     const Scratch<float> packed(panels * kPanel * words);
@@ -403,7 +408,7 @@ void search_whole_samples(const ColumnSearch& s, int64_t panels, const Rule& rul
     const Scratch<float> bias(panels * kPanel);
     const Panels c{b, s.columns, panels, words, packed.data(), scale.data(), bias.data(), nullptr};
     for (int64_t p = 0; p < panels; ++p) pack_panel<Kind, T>(s, c, p, rule);
-    search_rows<Kind, T>(s, c, {0, s.rows}, rule, MeetAll{});
+    search_rows<Kind, T>(s, c, {0, s.rows}, rule, meet);
   });
 }
 
@@ -443,11 +448,11 @@ inline bool keeps_samples_whole(const ColumnSearch& s) {
   return s.rows * s.columns * s.width <= kWholeSample || s.batch >= kManySamples;
 }
 
-template <class Kind, class T, class Rule>
-void search_columns(const ColumnSearch& s, const Rule& rule) {
+template <class Kind, class T, class Rule, class Meet = MeetAll>
+void search_columns(const ColumnSearch& s, const Rule& rule, const Meet& meet = {}) {
   const int64_t panels = (s.columns + kPanel - 1) / kPanel;
-  if (keeps_samples_whole(s)) return search_whole_samples<Kind, T>(s, panels, rule);
-  search_row_blocks<Kind, T>(s, panels, rule, MeetAll{});
+  if (keeps_samples_whole(s)) return search_whole_samples<Kind, T>(s, panels, rule, meet);
+  search_row_blocks<Kind, T>(s, panels, rule, meet);
 }
 
 }  // namespace

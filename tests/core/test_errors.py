@@ -206,6 +206,9 @@ CASES = {
     "subcode_histogram": {"x": floats(3, 2, 4), "slope": 4.0},
     "subcode_histogram_backward": {"grad": floats(16), "x": floats(3, 2, 4), "slope": 4.0},
     "update": {"x": floats(1, 3, 2), "labels": np.array([[1, 0, 1]]), "old": floats(1, 2, 2)},
+    "nearest": {"x": floats(1, 3, 2), "codes": floats(1, 4, 2)},
+    "nearest_rank": {"x": floats(1, 3, 2), "codes": floats(1, 4, 2), "rank": np.array([[3, 0, 1]])},
+    "nearest_topk": {"x": floats(1, 3, 2), "codes": floats(1, 4, 2), "k": 2},
     "update_adjacency": {
         "adjacency": np.zeros((3, 2), np.int64),
         "tokens": INDEX,

@@ -20,7 +20,7 @@ from tokernel.kernels.attention import (
     Window,
 )
 from tokernel.kernels.cluster import KMeans
-from tokernel.kernels.quantize import CodebookEntropy, CodebookLse, CodebookStats, CodeSums, Grid
+from tokernel.kernels.quantize import CodebookEntropy, CodebookLse, CodebookStats, CodeSums, Grid, Nearest, TopCodes
 from tokernel.kernels.tree import Chain, Expanded, HeadChoice, RowStats, TokenTree, Verified
 from tokernel.ops._attention import attention
 from tokernel.ops._attention_distill import attention_map_ce
@@ -45,6 +45,7 @@ from tokernel.ops._quantize_bits import (
 )
 from tokernel.ops._quantize_codebook import codebook_stats, ema_update
 from tokernel.ops._quantize_entropy import bit_entropy, codebook_entropy, codebook_lse, subcode_histogram
+from tokernel.ops._quantize_nearest import nearest, nearest_rank, nearest_topk
 from tokernel.ops._select_bit_planes import join_bits, progressive_attention, split_bits
 from tokernel.ops._select_gate import threshold_gate, topk_gate
 from tokernel.ops._select_importance import accumulate_head_scores, accumulate_importance
@@ -78,11 +79,13 @@ __all__ = [
     "KMeans",
     "Mask",
     "MergePlan",
+    "Nearest",
     "PrefixCausal",
     "Regions",
     "RowStats",
     "Segments",
     "TokenTree",
+    "TopCodes",
     "Tree",
     "Verified",
     "Window",
@@ -122,6 +125,9 @@ __all__ = [
     "masked_transfer",
     "match_2d",
     "merge_attention",
+    "nearest",
+    "nearest_rank",
+    "nearest_topk",
     "pack_bits",
     "permute_rows",
     "power_iterate",

@@ -24,6 +24,7 @@ from tokernel.kernels.quantize._entropy import (
     subcode_histogram,
     subcode_histogram_backward,
 )
+from tokernel.kernels.quantize._nearest import Nearest, TopCodes, nearest, nearest_rank, nearest_topk
 
 __all__ = [
     "CodeSums",
@@ -31,6 +32,8 @@ __all__ = [
     "CodebookLse",
     "CodebookStats",
     "Grid",
+    "Nearest",
+    "TopCodes",
     "bit_entropy",
     "bit_entropy_backward",
     "bucketize",
@@ -42,6 +45,9 @@ __all__ = [
     "fsq_decode",
     "fsq_encode",
     "fsq_encode_backward",
+    "nearest",
+    "nearest_rank",
+    "nearest_topk",
     "pack_bits",
     "sign_pack",
     "sign_unpack",

@@ -14,7 +14,7 @@
 #pragma once
 #include "core/best_column.h"
 
-namespace tk::cluster {
+namespace tk {
 namespace {
 
 #if defined(__AVX512F__)
@@ -249,18 +249,18 @@ void meet_pairs_with_rows(int64_t rows, const Panels& c, const PairPanels& pairs
 }
 
 // ---- float32 for those that are left --------------------------------------------------------------------------------
-struct Pick {
+struct GroupPick {
   int32_t row, group;
 };
 
 // The scores of kTogether picks, each one chain as in meet_panel.
-inline void meet_picks(const Panels& c, const Pick* picks, int count, const float* rows, int64_t stride,
+inline void meet_picks(const Panels& c, const GroupPick* picks, int count, const float* rows, int64_t stride,
                        const Best& best) {
   const float* x[kTogether];
   const float* y[kTogether];
   vf sum[kTogether];
   for (int i = 0; i < kTogether; ++i) {
-    const Pick& pick = picks[i < count ? i : 0];
+    const GroupPick& pick = picks[i < count ? i : 0];
     x[i] = rows + pick.row * stride;
     y[i] = c.packed + pick.group / kVectors * c.words * kPanel + pick.group % kVectors * W;
     sum[i] = load(c.bias + pick.group * W);
@@ -290,7 +290,7 @@ TK_INLINE int32_t group_in(const PairTile& t, int64_t row, int lane) {
 }
 
 // The group with the highest bound.
-TK_INLINE Pick first_pick(const PairTile& t, int64_t row) {
+TK_INLINE GroupPick first_pick(const PairTile& t, int64_t row) {
   const vf best = load(t.best + row * W);
   const uint32_t lanes = lanes_at_least(best, reduce_max(best));
   return {static_cast<int32_t>(row), lanes ? group_in(t, row, __builtin_ctz(lanes)) : 0};
@@ -298,7 +298,8 @@ TK_INLINE Pick first_pick(const PairTile& t, int64_t row) {
 
 // The other groups of a row that may hold its best column; `room` where there are too many to list. `reach` is what a
 // bound has to reach.
-TK_INLINE int64_t other_picks(const Panels& c, const PairTile& t, Pick first, float reach, Pick* picks, int64_t room) {
+TK_INLINE int64_t other_picks(const Panels& c, const PairTile& t, GroupPick first, float reach, GroupPick* picks,
+                              int64_t room) {
   const vf best = load(t.best + first.row * W);
   const int64_t groups = (c.columns + W - 1) / W;
   int64_t count = 0;
@@ -314,7 +315,7 @@ TK_INLINE int64_t other_picks(const Panels& c, const PairTile& t, Pick first, fl
   return count;
 }
 
-inline void meet_all_picks(const Panels& c, const Pick* picks, int64_t count, const float* rows, int64_t stride,
+inline void meet_all_picks(const Panels& c, const GroupPick* picks, int64_t count, const float* rows, int64_t stride,
                            const Best& best) {
   for (int64_t i = 0; i < count; i += kTogether) {
     const int64_t some = count - i < kTogether ? count - i : kTogether;
@@ -331,7 +332,7 @@ inline bool meet_pairs_first(const Panels& c, const PairPanels& p, RowBlock k, c
   const Scratch<bf16_t> pairs(k.count * pitch);
   const Scratch<float> offsets(k.count);
   const Scratch<float> first(2 * k.count * W);
-  const Scratch<Pick> picks(k.count + room);
+  const Scratch<GroupPick> picks(k.count + room);
   int bits = 0;
   while ((int64_t{1} << bits) < groups) ++bits;
   for (int64_t i = 0; i < k.count; ++i) {
@@ -355,7 +356,7 @@ inline bool meet_pairs_first(const Panels& c, const PairPanels& p, RowBlock k, c
   clear_best(best, k.count);
   for (int64_t i = 0; i < k.count; ++i) picks[i] = first_pick(all, i);
   meet_all_picks(c, picks.data(), k.count, rows, stride, best);
-  Pick* more = picks.data() + k.count;
+  GroupPick* more = picks.data() + k.count;
   int64_t count = 0;
   for (int64_t i = 0; i < k.count && count < room; ++i) {
     const float reach = reduce_max(load(best.score + i * W)) - offsets[i];
@@ -386,9 +387,13 @@ struct MeetPairsFirst {
     }
     meet_columns<Kind, kScaled>(c, k, rows, stride, best);
   }
+  template <class Kind, class Rule>
+  void search(const Panels& c, RowBlock k, const float* rows, int64_t stride, const Rule& rule) const {
+    search_block<Kind>(c, k, rows, stride, rule, *this);
+  }
 };
 
 #endif
 
 }  // namespace
-}  // namespace tk::cluster
+}  // namespace tk
