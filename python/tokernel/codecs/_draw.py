@@ -60,7 +60,7 @@ def draw_rows(
         return rows.new_zeros(*rows.shape[:-2], count, rows.shape[-1]), number
     key = _hash(position + books, seed, step)
     key = key if valid is None else torch.where(valid, key, _INT64_MAX)
-    order = key.sort(-1, stable=True).indices
+    order = key.sort(dim=-1, stable=True).indices
     chosen = order[..., torch.arange(count, device=rows.device) % number.clamp(min=1)]
     return _take(rows, chosen), number
 
@@ -74,7 +74,7 @@ def _draw_over_processes(
     total, before = int(sizes.sum()), int(sizes[: dist.get_rank()].sum())
     if total == 0:
         return own.new_zeros(*own.shape[:-2], count, own.shape[-1]), sizes.sum()
-    order = _hash(torch.arange(total, device=own.device) + books, seed, step).sort(-1, stable=True).indices
+    order = _hash(torch.arange(total, device=own.device) + books, seed, step).sort(dim=-1, stable=True).indices
     chosen = order[..., torch.arange(count, device=own.device) % total] - before
     mine = (chosen >= 0) & (chosen < own.shape[-2])
     drawn = own.new_zeros(*own.shape[:-2], count, own.shape[-1])
