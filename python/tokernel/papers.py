@@ -14,7 +14,7 @@ from typing import Literal
 
 __all__ = ["Paper", "paper", "papers"]
 
-_ROOMS = ("reduce", "diffusion", "decoding")
+_ROOMS = ("reduce", "diffusion", "decoding", "codecs")
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from tokernel import ops
 from tokernel.codecs._bit_entropy import BitEntropy, bit_entropies, bit_entropy_options
@@ -74,7 +74,7 @@ class LFQ(Quantizer):
 
     def _groups(self, rows: Tensor) -> Tensor:
         groups = rows.reshape(rows.shape[0], self.num_codebooks, self.bits)
-        return F.normalize(groups, dim=-1) if self.spherical else groups
+        return normalize(groups, dim=-1) if self.spherical else groups
 
     def _encode(self, rows: Tensor, **_: Any) -> Tensor:
         index: Tensor = ops.sign_pack(rows, self.bits, self.bit_order)
@@ -85,9 +85,7 @@ class LFQ(Quantizer):
         codes = ops.sign_unpack(ids.clamp(min=0), self.bits, self.bit_order, self.scale)
         return _where_kept(codes, ids.repeat_interleave(self.bits, -1))
 
-    def _quantize(
-        self, rows: Tensor, valid: Tensor | None, **_: Any
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _quantize(self, rows: Tensor, valid: Tensor | None, **_: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         groups = self._groups(rows)
         index = dropped(self._encode(rows.detach()), valid)
         code = self._decode(index)
@@ -164,7 +162,9 @@ class BSQ(Quantizer):
             raise ValueError(f"BSQ: group_size must divide bits, {bits}, and be at most {MOST_BITS}; got {group_size}")
         one_of(self, "mode", mode, ("group", "bits"))
         one_of(self, "bit_order", bit_order, ("msb", "lsb"))
-        entropy = BitEntropy(zeta / inv_temperature, gamma, inv_temperature, mode, log_add=log_add, sample_weight=gamma0)
+        entropy = BitEntropy(
+            zeta / inv_temperature, gamma, inv_temperature, mode, log_add=log_add, sample_weight=gamma0
+        )
         options = bit_entropy_options(self, entropy, group_size)
         super().__init__(bits if dim is None else dim, bits, channel_first)
         self.bits, self.group_size, self.bit_order = bits, group_size, bit_order
@@ -188,9 +188,7 @@ class BSQ(Quantizer):
         codes = ops.sign_unpack(ids.clamp(min=0), self._width(), self.bit_order, self.scale)
         return _where_kept(codes, ids.repeat_interleave(self._width(), -1))
 
-    def _quantize(
-        self, rows: Tensor, valid: Tensor | None, **_: Any
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _quantize(self, rows: Tensor, valid: Tensor | None, **_: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         z = self._on_sphere(rows)
         index = dropped(self._encode(rows.detach()), valid)
         code = self._decode(index)
@@ -208,7 +206,7 @@ class BSQ(Quantizer):
         return out if valid is None else torch.where(valid[:, None], out, 0.0), index, losses
 
     def _on_sphere(self, rows: Tensor) -> Tensor:
-        return F.normalize(rows, dim=-1) if self.normalize else rows
+        return normalize(rows, dim=-1) if self.normalize else rows
 
     def _entropies(self, z: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         groups = z.reshape(z.shape[0], self.bits // self.group_size, self.group_size)

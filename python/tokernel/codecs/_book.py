@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from tokernel import ops
 from tokernel.codecs._checks import between, name_of, one_of, whole
@@ -101,7 +101,7 @@ class Book(nn.Module):
         self.options = options
         codes = torch.randn(*books, size, dim, dtype=torch.float32) * dim**-0.5
         if options.on_sphere:
-            codes = F.normalize(codes, dim=-1)
+            codes = normalize(codes, dim=-1)
         if options.mode == "grad":
             self.codes: Tensor = nn.Parameter(codes)
         else:
@@ -128,13 +128,15 @@ class Book(nn.Module):
 
     def on_sphere(self, rows: Tensor) -> Tensor:
         """Normalise, if this codebook lives on the sphere."""
-        return F.normalize(rows, dim=-1, eps=self.options.norm_eps) if self.options.on_sphere else rows
+        return normalize(rows, dim=-1, eps=self.options.norm_eps) if self.options.on_sphere else rows
 
     @torch.no_grad()
     def set_codes(self, codes: Tensor) -> None:
         """Put codes of the shape of `codes` in place, as if nothing had been counted since."""
         if codes.shape != self.codes.shape:
-            raise ValueError(f"set_codes: codes must have the shape {tuple(self.codes.shape)}, got {tuple(codes.shape)}")
+            raise ValueError(
+                f"set_codes: codes must have the shape {tuple(self.codes.shape)}, got {tuple(codes.shape)}"
+            )
         self.codes.copy_(codes if self.options.mode in ("grad", "simvq") else self.on_sphere(codes.float()))
         if self.options.mode == "ema":
             self.counts.fill_(0.0 if self.options.encodec_compat else 1.0)

@@ -62,13 +62,9 @@ def check_index(owner: object, index: Any, axes: tuple[int, ...], codes: int) ->
         got = index.dtype if isinstance(index, Tensor) else type(index).__name__
         raise TypeError(f"{name_of(owner)}: index must be an int64 or int32 tensor, got {got}")
     if tuple(index.shape[index.dim() - len(axes) :]) != axes:
-        raise ValueError(
-            f"{name_of(owner)}: index must end with the axes {axes}, got the shape {tuple(index.shape)}"
-        )
+        raise ValueError(f"{name_of(owner)}: index must end with the axes {axes}, got the shape {tuple(index.shape)}")
     if torch.compiler.is_compiling() or index.numel() == 0:
         return
     low, high = (int(bound) for bound in torch.aminmax(index))
     if low < -1 or high >= codes:
-        raise ValueError(
-            f"{name_of(owner)}: index must be in [0, {codes}), or -1, got {low if low < -1 else high}"
-        )
+        raise ValueError(f"{name_of(owner)}: index must be in [0, {codes}), or -1, got {low if low < -1 else high}")

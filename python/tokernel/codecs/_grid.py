@@ -66,9 +66,7 @@ class FSQ(Quantizer):
         codes = ops.fsq_decode(index.clamp(min=0), self.levels, self.symmetric)
         return torch.where((index >= 0)[:, None], codes, 0.0)
 
-    def _quantize(
-        self, rows: Tensor, valid: Tensor | None, **_: Any
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _quantize(self, rows: Tensor, valid: Tensor | None, **_: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         grid = ops.fsq_encode(rows, self.levels, self.symmetric, self.hard_clamp)
         index = dropped(grid.index, valid)
         # The stored codes, so that decoding gives the same bits.

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from tokernel import ops
 
@@ -84,7 +84,7 @@ def orthogonal_loss(codes: Tensor) -> Tensor:
     >>> orthogonal_loss(torch.eye(4))
     tensor(0.)
     """
-    unit = F.normalize(codes, dim=-1)
+    unit = normalize(codes, dim=-1)
     size = codes.shape[-2]
     # |U U^T|^2 = |U^T U|^2: D x D instead of K x K.
     return ((unit.mT @ unit).square().sum((-2, -1)) / size**2 - 1 / size).mean()

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 from tokernel.codecs._checks import check_rows, whole
 from tokernel.codecs._quantizer import Float32Module, Quantized
@@ -77,5 +77,5 @@ class RandomProjectionQuantizer(Float32Module):
         check_rows(self, x, self.dim, self.channel_first)
         rows = x.detach().movedim(1, -1) if self.channel_first else x.detach()
         with torch.autocast(x.device.type, enabled=False):
-            rows = F.layer_norm(rows.float(), (self.dim,)) if self.norm else rows.float()
+            rows = layer_norm(rows.float(), (self.dim,)) if self.norm else rows.float()
             return rows @ self.projections.movedim(1, 0).flatten(1)

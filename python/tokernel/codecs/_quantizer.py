@@ -110,9 +110,7 @@ class Quantizer(Float32Module, ABC):
         """Codes (N, code_dim) of indices (N, *index_axes)."""
 
     @abstractmethod
-    def _quantize(
-        self, rows: Tensor, valid: Tensor | None, **options: Any
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _quantize(self, rows: Tensor, valid: Tensor | None, **options: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Codes with their gradients, indices and losses; this is where a codebook learns in training."""
 
     def _enter(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, torch.Size, Tensor | None]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from tokernel.codecs._book import Book, book_options
 from tokernel.codecs._checks import between, check_index, check_rows, one_of, whole
 from tokernel.codecs._draw import draw_below
 from tokernel.codecs._losses import codebook_loss, commitment_loss
-from tokernel.codecs._quantizer import Quantized, Quantizer
+from tokernel.codecs._quantizer import Quantized, Quantizer, dropped
 from tokernel.codecs._vector import WEIGHTS, carried
 
 
@@ -30,8 +30,8 @@ class ResidualVQ(Quantizer):
         num_quantizers: Q.
         codebook_dim: width of a code; where it is not dim, linear layers lead there and back.
         shared_codebook: one codebook for all layers, learnt once a batch from all of them.
-        quantizer_dropout: in training, keep layers 0 to j, j uniform in [dropout_cutoff, Q - 1], their number rounded up
-            to a multiple of `dropout_multiple_of`. Draws follow the seed and the number of steps.
+        quantizer_dropout: in training, keep layers 0 to j, j uniform in [dropout_cutoff, Q - 1], their number
+            rounded up to a multiple of `dropout_multiple_of`. Draws follow the seed and the number of steps.
         gradient: "ste" and "rotation" act in every layer, as the layers' outputs are summed: with "ste" the gradient
             reaches x once a layer. "once": one identity from the sum to x.
         commitment_weight, codebook_loss_weight, channel_first: as in :class:`VectorQuantizer`.
@@ -144,7 +144,7 @@ class ResidualVQ(Quantizer):
         kept = (kept + self.dropout_multiple_of - 1) // self.dropout_multiple_of * self.dropout_multiple_of
         return kept.clamp(max=self.num_quantizers).expand(rows)
 
-    def _encode(self, rows: Tensor, n_q: int | Tensor | None = None) -> Tensor:
+    def _encode(self, rows: Tensor, n_q: int | Tensor | None = None, **_: Any) -> Tensor:
         return self._chosen(rows, self.codebooks, n_q)
 
     def _chosen(self, rows: Tensor, codes: Tensor, n_q: int | Tensor | None) -> Tensor:
@@ -157,7 +157,7 @@ class ResidualVQ(Quantizer):
         return sums
 
     def _quantize(
-        self, rows: Tensor, valid: Tensor | None, n_q: int | Tensor | None = None
+        self, rows: Tensor, valid: Tensor | None, n_q: int | Tensor | None = None, **_: Any
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         if self.training and self.book.waits and self._place(rows, valid):
             self.book.start()
@@ -256,12 +256,12 @@ class GroupedResidualVQ(nn.Module):
 
     def layers_for(self, kbps: float | None, frame_rate: float) -> int:
         """How many layers of every group fit a bit rate; None or 0: all."""
-        first = self.groups[0]
+        first = self._stacks()[0]
         return layers_for(first.num_quantizers, first.codebook_size, kbps, frame_rate * len(self.groups))
 
     def forward(self, x: Tensor, mask: Tensor | None = None, n_q: int | Tensor | None = None) -> Quantized:
         """Quantize; see the class."""
-        parts = [group(chunk, mask, n_q) for group, chunk in zip(self.groups, self._chunks(x), strict=True)]
+        parts = [group(chunk, mask, n_q) for group, chunk in zip(self._stacks(), self._chunks(x), strict=True)]
         losses = {name: torch.stack([part.losses[name] for part in parts]) for name in parts[0].losses}
         quantized = torch.cat([part.quantized for part in parts], self._axis())
         return Quantized(quantized, torch.stack([part.index for part in parts]), losses)
@@ -269,14 +269,17 @@ class GroupedResidualVQ(nn.Module):
     def encode(self, x: Tensor, mask: Tensor | None = None, n_q: int | Tensor | None = None) -> Tensor:
         """Return the indices (G, B, ..., Q) alone."""
         chunks = self._chunks(x)
-        return torch.stack([group.encode(c, mask, n_q) for group, c in zip(self.groups, chunks, strict=True)])
+        return torch.stack([group.encode(c, mask, n_q) for group, c in zip(self._stacks(), chunks, strict=True)])
 
     def decode(self, index: Tensor) -> Tensor:
         """Sum the codes of `index` (G, B, ..., q) and join the groups."""
         if not isinstance(index, Tensor) or index.dim() < 2 or index.shape[0] != len(self.groups):
             shape = tuple(index.shape) if isinstance(index, Tensor) else type(index).__name__
             raise ValueError(f"GroupedResidualVQ: index must start with the axis ({len(self.groups)},), got {shape}")
-        return torch.cat([group.decode(i) for group, i in zip(self.groups, index, strict=True)], self._axis())
+        return torch.cat([group.decode(i) for group, i in zip(self._stacks(), index, strict=True)], self._axis())
+
+    def _stacks(self) -> list[ResidualVQ]:
+        return [cast(ResidualVQ, group) for group in self.groups]
 
     def _axis(self) -> int:
         return 1 if self.channel_first else -1

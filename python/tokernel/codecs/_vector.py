@@ -20,7 +20,8 @@ WEIGHTS = {"ema": (1.0, 0.0), "grad": (0.25, 1.0), "frozen": (1.0, 0.0), "simvq"
 
 def carried(x: Tensor, q: Tensor, gradient: str) -> Tensor:
     """The value of q, bit for bit, with the gradient of x, or of the rotation of x onto q."""
-    return ops.straight_through(ops.rotate_to(x, q) if gradient == "rotation" else x, q)
+    out: Tensor = ops.straight_through(ops.rotate_to(x, q) if gradient == "rotation" else x, q)
+    return out
 
 
 class VectorQuantizer(Quantizer):
@@ -119,7 +120,7 @@ class VectorQuantizer(Quantizer):
     def _every_head(self, valid: Tensor) -> Tensor:
         return valid if self.separate or self.heads == 1 else valid.repeat_interleave(self.heads)
 
-    def _encode(self, rows: Tensor) -> Tensor:
+    def _encode(self, rows: Tensor, **_: Any) -> Tensor:
         parts = self.book.on_sphere(self._split(rows))
         found = ops.nearest(parts, self.codebook, metric=self.book.options.metric)
         return self._join(found.index, rows.shape[0])
@@ -128,7 +129,7 @@ class VectorQuantizer(Quantizer):
         parts = index.movedim(1, 0) if self.separate else index.reshape(-1)
         return self._join(ops.lookup(self.codebook, parts), index.shape[0]).reshape(index.shape[0], self.code_dim)
 
-    def _quantize(self, rows: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _quantize(self, rows: Tensor, valid: Tensor | None, **_: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         z = self.book.on_sphere(self._split(rows))
         kept = None if valid is None else self._every_head(valid)
         if self.training and self.book.waits and self.book.place(z, kept):

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from tokernel import ops
 from tokernel.codecs._draw import draw_rows
@@ -75,8 +75,8 @@ def ema_step(
 ) -> Averages:
     """Move the averages towards a batch, and the codes to the means they say.
 
-    N <- decay N + (1 - decay) n, M likewise; e = M / N~ with N~ = laplace(N) * sum N. A code whose N~ is 0 stays where it
-    was. With metric "cosine" the codes are normalised.
+    N <- decay N + (1 - decay) n, M likewise; e = M / N~ with N~ = laplace(N) * sum N. A code whose N~ is 0 stays
+    where it was. With metric "cosine" the codes are normalised.
 
     Args:
         book: before the step.
@@ -94,7 +94,7 @@ def ema_step(
     smoothed = (laplace(moved_counts, eps) * moved_counts.sum(-1, keepdim=True))[..., None]
     codes = torch.where(smoothed > 0, moved_sums / torch.where(smoothed > 0, smoothed, 1.0), book.codes)
     if metric == "cosine":
-        codes = F.normalize(codes, dim=-1)
+        codes = normalize(codes, dim=-1)
     return Averages(codes, moved_counts, moved_sums)
 
 
