@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantizers as modules, and papers that turn pictures and sound into tokens with them, built on :mod:`tokernel.ops`."""
+"""Quantizers as modules, and papers that make tokens of pictures and sound with them, built on :mod:`tokernel.ops`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sign bits: lookup-free quantization (MAGVIT-v2, arXiv 2310.05737) and its binary spherical form (arXiv 2406.07548)."""
+"""Sign bits: lookup-free quantization (MAGVIT-v2, arXiv 2310.05737), also on the sphere (BSQ, arXiv 2406.07548)."""
 
 from __future__ import annotations
 

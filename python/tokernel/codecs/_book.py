@@ -33,7 +33,8 @@ class BookOptions:
             "simvq": frozen codes times a matrix that is learnt.
         decay: of the moving averages.
         eps: of the smoothing of their counts.
-        threshold: a code whose average count is below it is dead and jumps onto a row of the batch; 0: never. Mode "ema".
+        threshold: a code whose average count is below it is dead and jumps onto a row of the batch; 0: never. Only in
+            mode "ema".
         reset: the count of such a code afterwards; by default the threshold.
         kmeans_init: the first training batch places the codes, by k-means.
         kmeans_iters: its rounds.
@@ -92,8 +93,11 @@ class Book(nn.Module):
     "simvq"), `steps` (how often it learnt) and `ready` (False until k-means has placed the codes).
     """
 
+    counts: Tensor
+    sums: Tensor
     steps: Tensor
     ready: Tensor
+    transform: nn.Linear
 
     def __init__(self, owner: object, books: tuple[int, ...], size: int, dim: int, options: BookOptions) -> None:
         super().__init__()
@@ -145,7 +149,7 @@ class Book(nn.Module):
 
     @torch.no_grad()
     def place(self, rows: Tensor, valid: Tensor | None, layer: int | None = None) -> bool:
-        """Place the codes, or those of one layer, by k-means over a batch; False where there is no row to learn from."""
+        """Place the codes, or those of one layer, by k-means over a batch; False where there is no row."""
         o = self.options
         valid = finite_rows(rows, valid)
         if not self._any_row(rows, valid):

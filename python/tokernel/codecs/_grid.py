@@ -60,10 +60,11 @@ class FSQ(Quantizer):
         return self.codebook_size
 
     def _encode(self, rows: Tensor, **_: Any) -> Tensor:
-        return ops.fsq_encode(rows, self.levels, self.symmetric, self.hard_clamp).index
+        index: Tensor = ops.fsq_encode(rows, self.levels, self.symmetric, self.hard_clamp).index
+        return index
 
     def _decode(self, index: Tensor) -> Tensor:
-        codes = ops.fsq_decode(index.clamp(min=0), self.levels, self.symmetric)
+        codes: Tensor = ops.fsq_decode(index.clamp(min=0), self.levels, self.symmetric)
         return torch.where((index >= 0)[:, None], codes, 0.0)
 
     def _quantize(self, rows: Tensor, valid: Tensor | None, **_: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

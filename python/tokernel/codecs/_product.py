@@ -18,7 +18,7 @@ class Found(NamedTuple):
     """The best of a search: distance [B, k] (product, where metric is "dot"), and index [B, k] into the codes."""
 
     value: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]
 
 
 class ProductQuantizer(Quantizer):

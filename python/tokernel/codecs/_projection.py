@@ -30,7 +30,8 @@ class RandomProjectionQuantizer(Float32Module):
         Quantized(quantized, index, {}): the codes found, (B, ..., C * codebook_dim), without gradient to x; index
         (B, ...), or (B, ..., C) of several codebooks.
 
-    >>> RandomProjectionQuantizer(dim=16, codebook_size=32, codebook_dim=4, num_codebooks=2).encode(torch.ones(5, 16)).shape
+    >>> quantizer = RandomProjectionQuantizer(dim=16, codebook_size=32, codebook_dim=4, num_codebooks=2)
+    >>> quantizer.encode(torch.ones(5, 16)).shape
     torch.Size([5, 2])
     """
 

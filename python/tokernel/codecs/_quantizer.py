@@ -23,7 +23,7 @@ class Quantized(NamedTuple):
     """
 
     quantized: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]
     losses: dict[str, Tensor]
 
     @property
@@ -42,16 +42,15 @@ class Float32Module(nn.Module):
                 return moved
             return tensor.to(device=moved.device)
 
-        return super()._apply(keeping_float32, recurse)
+        return super()._apply(keeping_float32, recurse)  # type: ignore[no-untyped-call]
 
 
 class Quantizer(Float32Module, ABC):
     """Base of the quantizers.
 
     Inputs are (B, ..., dim), or (B, dim, ...) where `channel_first`, of any floating dtype. Everything is computed in
-    float32, autocast or not, and parameters and buffers stay float32: ``.to(dtype)`` and ``.half()`` move devices, but
-    never round a codebook. A row that `mask` (B, ..., True where a row counts) leaves out has index -1 and the output of
-    the zero code, and takes no part in losses, gradients or learning. In eval mode nothing is ever changed.
+    float32, autocast or not. A row that `mask` (B, ..., True where a row counts) leaves out has index -1 and the output
+    of the zero code, and takes no part in losses, gradients or learning. In eval mode nothing is ever changed.
 
     A quantizer is a subclass with `_encode`, `_decode` and `_quantize`, which see rows (N, code_dim).
     """
@@ -126,7 +125,7 @@ class Quantizer(Float32Module, ABC):
         return torch.where(valid[:, None], rows, 0.0), lead, valid
 
     def _leave(self, rows: Tensor, lead: torch.Size) -> Tensor:
-        out = self.project_out(rows).reshape(*lead, self.dim)
+        out: Tensor = self.project_out(rows).reshape(*lead, self.dim)
         return out.movedim(-1, 1) if self.channel_first else out
 
 
