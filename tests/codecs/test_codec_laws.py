@@ -149,7 +149,8 @@ def test_a_stack_of_one_is_one_codebook(options):
         x, y = with_gradient(rows(40, DIM, seed=seed)), with_gradient(rows(40, DIM, seed=seed))
         got, expected = stack(x), vq(y)
         assert torch.equal(got.index[:, 0], expected.index)
-        torch.testing.assert_close(got.quantized, expected.quantized, rtol=0, atol=0)
+        # Codes on the sphere are normalised once more when they are put in place.
+        torch.testing.assert_close(got.quantized, expected.quantized, rtol=2 * EPS, atol=2 * EPS)
         torch.testing.assert_close(got.loss, expected.loss, rtol=8 * EPS, atol=0)
         for out, leaf in ((got, x), (expected, y)):
             (out.loss + out.quantized.square().sum()).backward()
@@ -222,8 +223,7 @@ def test_dead_codes_stay_moved_except_as_encodec_does_it():
     lasting = codecs.VectorQuantizer(DIM, 64, threshold=2.0, seed=4)
     lasting(x)
     moved = (lasting.codebook[:, None] == x).all(-1).any(1)
-    dead = codecs.VectorQuantizer(DIM, 64)
-    dead.set_codes(make_codes := lasting.book.codes.clone())
+    start = lasting.codebook.clone()
     assert moved.any()
     assert (lasting.book.counts[moved] == 2.0).all()
     torch.testing.assert_close(lasting.book.sums[moved], 2.0 * lasting.codebook[moved], rtol=0, atol=0)
@@ -231,7 +231,7 @@ def test_dead_codes_stay_moved_except_as_encodec_does_it():
     as_encodec = codecs.VectorQuantizer(DIM, 64, threshold=2.0, encodec_compat=True, decay=0.99)
     without = codecs.VectorQuantizer(DIM, 64, encodec_compat=True, decay=0.99)
     for module in (as_encodec, without):
-        module.set_codes(make_codes)
+        module.set_codes(start)
         assert (module.book.counts == 0).all()
         module(x)
     assert torch.equal(as_encodec.codebook, without.codebook)
@@ -313,7 +313,7 @@ def test_beta_weighs_the_commitment():
     vq = codecs.VectorQuantizer(DIM, 16, mode="grad")
     x = with_gradient(rows(20, DIM))
     losses = vq(x).losses
-    assert float(losses["commitment"]) == pytest.approx(0.25 * float(losses["codebook"]), rel=1e-6)
+    assert losses["commitment"].item() == pytest.approx(0.25 * losses["codebook"].item(), rel=1e-6)
     to_x, to_codes = torch.autograd.grad(losses["commitment"], [x, vq.book.codes], retain_graph=True, allow_unused=True)
     assert to_x is not None
     assert to_codes is None or (to_codes == 0).all()

@@ -99,8 +99,9 @@ def bit_entropies(x: Tensor, scale: float, options: BitEntropy, valid: Tensor | 
 
 def _per_sample(x: Tensor, scale: float, slope: float, options: BitEntropy) -> Tensor:
     """Entropy of every row and group, (N, G)."""
+    entropy: Tensor
     if options.sample == "bits":
-        entropy: Tensor = ops.bit_entropy(x, slope)
+        entropy = ops.bit_entropy(x, slope)
         return entropy
     codes = sign_codes(x.shape[-1], scale, x.device)
     got = ops.codebook_entropy(
@@ -110,7 +111,8 @@ def _per_sample(x: Tensor, scale: float, slope: float, options: BitEntropy) -> T
         log_add=options.log_add,
         log_floor=options.log_floor,
     )
-    return got.entropy.reshape(x.shape[:2])
+    entropy = got.entropy.reshape(x.shape[:2])
+    return entropy
 
 
 def sign_codes(bits: int, scale: float, device: torch.device | None = None) -> Tensor:

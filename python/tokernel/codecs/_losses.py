@@ -57,7 +57,7 @@ def entropy_loss(
     log_add: float = 1e-5,
     gamma: float = 1.0,
 ) -> Tensor:
-    """Entropy of a row's code, low for sure choices, less `gamma` times that of the average row, high where all are used.
+    """Entropy of a row's code, low for sure choices, less `gamma` times that of the average row, high where all serve.
 
     p_n = softmax_k(-|x_n - c_k|^2 / temperature) for "l2", of cosine or product for the other metrics; the loss is
     mean_n H(p_n) - gamma H(mean_n p_n), with log(p + log_add) in the second. MaskGIT's form, as the image tokenizers of

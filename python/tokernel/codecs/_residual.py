@@ -21,8 +21,8 @@ from tokernel.codecs._vector import WEIGHTS, carried
 class ResidualVQ(Quantizer):
     """A stack of codebooks: r_0 = x, index_l = nearest(r_l), r_{l+1} = r_l - sg(e_l), quantized = sum of the e_l.
 
-    All indices come from one call of :func:`tokernel.ops.rvq_encode`, which keeps the residual in registers. A layer that
-    is left out has index -1 and adds nothing.
+    All indices come from one call of :func:`tokernel.ops.rvq_encode`, which keeps the residual in registers. A layer
+    that is left out has index -1 and adds nothing.
 
     Args:
         dim: channels of x.

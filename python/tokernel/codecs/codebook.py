@@ -165,9 +165,9 @@ def kmeans_init(
         step = torch.zeros((), dtype=torch.int64, device=rows.device)
         init, _ = draw_rows(rows, valid, codebook_size, seed, step, processes)
     kept = rows if valid is None else rows[..., valid, :]
-    books = (lambda t: t[None]) if rows.dim() == 2 else (lambda t: t)
+    books, first = (kept[None], init[None]) if rows.dim() == 2 else (kept, init)
     group = dist.group.WORLD if processes else None
-    found = ops.kmeans(books(kept), codebook_size, iters, tol=0.0, init=books(init), metric=metric, group=group)
+    found = ops.kmeans(books, codebook_size, iters, tol=0.0, init=first, metric=metric, group=group)
     codes = found.centroids.reshape(init.shape)
     counts = found.sizes.reshape(init.shape[:-1]).float()
     return Averages(codes, counts, codes * counts[..., None])
