@@ -95,6 +95,19 @@ void set_axis(quantize::Grid& grid, int d) {
   grid.shift[d] = static_cast<float>(grid.hard_clamp ? offset / scale : std::atanh(offset / scale));
 }
 
+// Where the formula leaves level k - 1, for k in [1, L - 1]; see quantize/grid.h.
+void set_steps(quantize::Grid& grid, int levels) {
+  const double half = (levels - 1) / 2.0;
+  const double scale = grid.symmetric ? half : half * 1.001;
+  const double offset = !grid.symmetric && levels % 2 == 0 ? 0.5 : 0.0;
+  const double middle = grid.symmetric ? half : levels / 2;  // NOLINT(bugprone-integer-division): rounded down
+  const auto place_at = [&](double b) { return grid.hard_clamp ? b / scale : std::atanh(b / scale); };
+  for (int k = 1; k < levels; ++k) {
+    const double z = place_at(k - 0.5 - middle + offset) - place_at(offset);
+    grid.steps[quantize::first_step(levels) + k - 1] = static_cast<float>(z);
+  }
+}
+
 quantize::Grid read_grid(Call& call, py::handle levels_, bool symmetric, bool hard_clamp) {
   quantize::Grid grid{};
   grid.symmetric = symmetric;
@@ -102,12 +115,16 @@ quantize::Grid read_grid(Call& call, py::handle levels_, bool symmetric, bool ha
   grid.axes = read_integers(call, "levels", levels_, symmetric ? 2 : 3, quantize::kMostLevels, quantize::kMostAxes,
                             grid.levels);
   int64_t codes = 1;
+  int32_t most = 0;
   for (int d = 0; d < grid.axes; ++d) {
     if (__builtin_mul_overflow(codes, int64_t{grid.levels[d]}, &codes)) {
       call.fail_value("levels", "of a product below 2^63", "a larger one");
     }
     set_axis(grid, d);
+    most = grid.levels[d] > most ? grid.levels[d] : most;
   }
+  grid.stepped = most <= quantize::kSteppedLevels;
+  for (int levels = 2; grid.stepped && levels <= most; ++levels) set_steps(grid, levels);
   call.set('D', grid.axes);
   return grid;
 }
@@ -290,6 +307,15 @@ int packed_width(const Call& call, py::handle bits_) {
   return static_cast<int>(bits);
 }
 
+// As check_index for a range of a power of two, in a loop that every compiler makes vectors of.
+void check_packed_ids(const Call& call, const Tensor& ids, int64_t count, int bits) {
+  if (!Call::on_host()) return;
+  const auto* values = ids.as<uint64_t>();
+  uint64_t beyond = 0;
+  for (int64_t i = 0; i < count; ++i) beyond |= values[i] >> bits;
+  if (beyond) call.check_index("ids", ids, int64_t{1} << bits);
+}
+
 py::object pack_bits(py::handle ids_, py::handle bits_, py::handle out_) {
   Call call("pack_bits");
   const int bits = packed_width(call, bits_);
@@ -299,7 +325,7 @@ py::object pack_bits(py::handle ids_, py::handle bits_, py::handle out_) {
   call.check_extents("ids", {rows, width, bits});
   call.set('P', quantize::packed_bytes(width, bits));
   const Tensor out = call.out("out", out_, DType::u8, kByteRows[ids.ndim]);
-  call.check_index("ids", ids, int64_t{1} << bits);
+  check_packed_ids(call, ids, rows * width, bits);
   TK_RUN(call, quantize, pack_bits, quantize::PackBitsArgs{ids.as<int64_t>(), out.as<uint8_t>(), rows, width, bits});
   return call.results();
 }

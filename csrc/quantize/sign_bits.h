@@ -2,6 +2,7 @@
 // Signs as a string of bits, and back: bit c of the string is bit c % 64 of word c / 64. Included by *.simd.inc.
 #pragma once
 #include "core/simd.h"
+#include "quantize/sign_groups.h"
 
 namespace tk::quantize {
 namespace {
@@ -69,6 +70,66 @@ TK_INLINE uint64_t cut_bits(const uint64_t* words, int64_t at, int bits) {
   uint64_t own = words[at / 64] >> shift;
   if (shift + bits > 64) own |= words[at / 64 + 1] << (64 - shift);
   return own & ((uint64_t{1} << bits) - 1);
+}
+
+typedef uint64_t vq __attribute__((vector_size(4 * W), may_alias));
+typedef uint64_t vq_unaligned __attribute__((vector_size(4 * W), may_alias, aligned(8)));
+
+// As reverse_bits, of every lane.
+TK_INLINE vq reverse_lanes(vq x, int bits) {
+  x = (x >> 1 & 0x5555555555555555u) | (x & 0x5555555555555555u) << 1;
+  x = (x >> 2 & 0x3333333333333333u) | (x & 0x3333333333333333u) << 2;
+  x = (x >> 4 & 0x0f0f0f0f0f0f0f0fu) | (x & 0x0f0f0f0f0f0f0f0fu) << 4;
+  x = (x >> 8 & 0x00ff00ff00ff00ffu) | (x & 0x00ff00ff00ff00ffu) << 8;
+  x = (x >> 16 & 0x0000ffff0000ffffu) | (x & 0x0000ffff0000ffffu) << 16;
+  return (x >> 32 | x << 32) >> static_cast<uint64_t>(64 - bits);
+}
+
+#if defined(__AVX512BW__)
+constexpr int kWindowBits = 49;  // fit a window of 64 that begins at any of the 16 bits of a half word
+
+// Eight groups, whose bits fill whole bytes, at once; 64 bytes are read.
+struct WindowCut {
+  __m512i words;  // by half word of the answer: which half word of the string
+  vq shift, mask;
+
+  explicit WindowCut(int bits) {
+    uint16_t from[32];
+    for (int g = 0; g < 8; ++g) {
+      for (int k = 0; k < 4; ++k) {
+        const int word = g * bits / 16 + k;
+        from[4 * g + k] = static_cast<uint16_t>(word < 32 ? word : 31);
+      }
+      shift[g] = static_cast<uint64_t>(g * bits % 16);
+    }
+    __builtin_memcpy(&words, from, sizeof(words));
+    mask = ((uint64_t{1} << bits) - 1) - vq{};
+  }
+};
+
+TK_INLINE vq cut_window(const WindowCut& w, const char* string) {
+  const __m512i near = _mm512_loadu_si512(string);
+  const auto window = (vq)_mm512_maskz_permutexvar_epi16(0xffffffffu, w.words, near);
+  return window >> w.shift & w.mask;
+}
+#endif
+
+// Cuts `groups` ids out of the string; 64 bytes behind it may be read.
+TK_INLINE void words_to_ids(const uint64_t* words, int64_t groups, int bits, bool high_first, int64_t* ids) {
+  int64_t g = 0;
+#if defined(__AVX512BW__)
+  if (bits <= kWindowBits) {
+    const WindowCut window(bits);
+    for (; g + 8 <= groups; g += 8) {
+      const vq own = cut_window(window, reinterpret_cast<const char*>(words) + g / 8 * bits);
+      *reinterpret_cast<vq_unaligned*>(ids + g) = high_first ? reverse_lanes(own, bits) : own;
+    }
+  }
+#endif
+  for (; g < groups; ++g) {
+    const uint64_t own = cut_bits(words, g * bits, bits);
+    ids[g] = static_cast<int64_t>(high_first ? reverse_bits(own, bits) : own);
+  }
 }
 
 // The other way; the words hold zeros from `at` on.
