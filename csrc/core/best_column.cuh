@@ -87,11 +87,11 @@ struct OfferTile {
 };
 
 // Calls finish(row in the tile, best) once for every row of the tile.
-template <class Best, class T, class Tile, bool kAligned, class Score, class Finish>
+template <class Best, class X, class Y, class Tile, bool kAligned, class Score, class Finish>
 __device__ __forceinline__ void search_tile(const DeviceSearch& s, const SearchTask& task, const Score& score,
                                             TileBuffers<Tile>& buffers, const Finish& finish) {
   OfferTile<Tile, Best, Score> offers{score, s.columns, {}};
-  walk_tiles<T, Tile, kAligned>(s, task, buffers, offers);
+  walk_tiles<X, Y, Tile, kAligned>(s, task, buffers, offers);
 #pragma unroll
   for (int i = 0; i < Tile::kRows; ++i) {
     const Best row = join_lanes<Tile::kLanes>(offers.best[i]);

@@ -191,34 +191,38 @@ struct MmaTile {
 };
 
 // ---- the walk -------------------------------------------------------------------------------------------------------
-// Where a block keeps the steps that are on their way.
-template <class Tile>
+// Where a block keeps the steps that are on their way; without rows, where these are in shared memory for good.
+template <class Tile, bool kRows = true>
 struct TileBuffers {
-  static constexpr int kRowElements = kSearchRows * Tile::kPitch;
+  static constexpr int kRowElements = kRows ? kSearchRows * Tile::kPitch : 0;
   static constexpr int kColumnElements = kSearchColumns * Tile::kPitch;
-  static constexpr size_t kBytes = Tile::kStages * (kRowElements + kColumnElements) * sizeof(typename Tile::Stored);
-  typename Tile::Stored bytes[Tile::kStages * (kRowElements + kColumnElements)];
+  typename Tile::Stored elements[Tile::kStages * (kRowElements + kColumnElements)];
 
-  __device__ __forceinline__ typename Tile::Stored* rows(int stage) { return bytes + stage * kRowElements; }
+  __device__ __forceinline__ typename Tile::Stored* rows(int stage) { return elements + stage * kRowElements; }
   __device__ __forceinline__ typename Tile::Stored* columns(int stage) {
-    return bytes + Tile::kStages * kRowElements + stage * kColumnElements;
+    return elements + Tile::kStages * kRowElements + stage * kColumnElements;
   }
 };
 
 // Keeps kStages - 1 steps on their way from global memory while one is multiplied.
-template <class T, class Tile, bool kAligned>
+template <class X, class Y, class Tile, bool kRows, bool kAligned>
 struct TileStream {
-  TileBuffers<Tile>& buffers;
-  Vectors<T> x, y;
+  template <class T>
+  static constexpr bool kCopies = kAligned && sizeof(T) == sizeof(typename Tile::Stored);
+  TileBuffers<Tile, kRows>& buffers;
+  Vectors<X> x;
+  Vectors<Y> y;
   int64_t first_row, tile_end, chunks;
   SearchStep next;
 
   __device__ __forceinline__ void load_next() {
     if (next.tile < tile_end) {
       const int64_t depth = next.chunk * Tile::kDepth;
-      load_tile<kSearchRows, Tile::kDepth, Tile::kPitch, kAligned>(buffers.rows(next.stage), x, first_row, depth);
-      load_tile<kSearchColumns, Tile::kDepth, Tile::kPitch, kAligned>(buffers.columns(next.stage), y,
-                                                                      next.tile * kSearchColumns, depth);
+      if constexpr (kRows) {
+        load_tile<kSearchRows, Tile::kDepth, Tile::kPitch, kCopies<X>>(buffers.rows(next.stage), x, first_row, depth);
+      }
+      load_tile<kSearchColumns, Tile::kDepth, Tile::kPitch, kCopies<Y>>(buffers.columns(next.stage), y,
+                                                                        next.tile * kSearchColumns, depth);
       next.advance(chunks, Tile::kStages);
     }
     cp_async_commit();
@@ -235,26 +239,64 @@ struct TileStream {
     __syncthreads();
     load_next();
   }
+
+  // Multiplies all steps. rows_of(step): where its rows are, row_pitch apart.
+  template <class RowsOf, class Take>
+  __device__ __forceinline__ void run(const RowsOf& rows_of, int row_pitch, Take& take) {
+    Tile products;
+    products.clear();
+    SearchStep at = next;
+    start();
+    for (; at.tile < tile_end; at.advance(chunks, Tile::kStages)) {
+      await_step();
+      products.multiply(rows_of(at), row_pitch, buffers.columns(at.stage));
+      if (at.chunk + 1 < chunks) continue;
+      take(at.tile * kSearchColumns, products);
+      products.clear();
+    }
+  }
 };
 
-// Calls take(first column of the tile, its products) for every tile of the task.
-template <class T, class Tile, bool kAligned, class Take>
+template <class Tile>
+TK_INLINE int64_t chunks_of(int64_t width) {
+  return width > Tile::kDepth ? (width + Tile::kDepth - 1) / Tile::kDepth : 1;
+}
+
+template <class Tile>
+struct StreamedRows {
+  TileBuffers<Tile>& buffers;
+  __device__ __forceinline__ const typename Tile::Stored* operator()(const SearchStep& at) const {
+    return buffers.rows(at.stage);
+  }
+};
+
+template <class Tile>
+struct ResidentRows {
+  const typename Tile::Stored* rows;
+  __device__ __forceinline__ const typename Tile::Stored* operator()(const SearchStep& at) const {
+    return rows + at.chunk * Tile::kDepth;
+  }
+};
+
+// Calls take(first column of the tile, its products) for every tile of the task. X and Y are the types of rows and
+// columns in memory, kAligned where both move 16 bytes at a time.
+template <class X, class Y, class Tile, bool kAligned, class Take>
 __device__ __forceinline__ void walk_tiles(const DeviceSearch& s, const SearchTask& task, TileBuffers<Tile>& buffers,
                                            Take& take) {
-  const Vectors<T> x{static_cast<const T*>(s.x) + task.b * s.x_batch_stride, s.x_row_stride, s.rows, s.width};
-  const Vectors<T> y{static_cast<const T*>(s.y) + task.b * s.y_batch_stride, s.y_row_stride, s.columns, s.width};
-  const int64_t chunks = s.width > Tile::kDepth ? (s.width + Tile::kDepth - 1) / Tile::kDepth : 1;
-  TileStream<T, Tile, kAligned> stream{buffers, x, y, task.first_row, task.tile_end, chunks, {task.tile_begin, 0, 0}};
-  Tile products;
-  products.clear();
-  stream.start();
-  for (SearchStep at{task.tile_begin, 0, 0}; at.tile < task.tile_end; at.advance(chunks, Tile::kStages)) {
-    stream.await_step();
-    products.multiply(buffers.rows(at.stage), Tile::kPitch, buffers.columns(at.stage));
-    if (at.chunk + 1 < chunks) continue;
-    take(at.tile * kSearchColumns, products);
-    products.clear();
-  }
+  const Vectors<X> x{static_cast<const X*>(s.x) + task.b * s.x_batch_stride, s.x_row_stride, s.rows, s.width};
+  const Vectors<Y> y{static_cast<const Y*>(s.y) + task.b * s.y_batch_stride, s.y_row_stride, s.columns, s.width};
+  TileStream<X, Y, Tile, true, kAligned> stream{
+      buffers, x, y, task.first_row, task.tile_end, chunks_of<Tile>(s.width), SearchStep{task.tile_begin, 0, 0}};
+  stream.run(StreamedRows<Tile>{buffers}, Tile::kPitch, take);
+}
+
+// The same for rows that shared memory holds, over all columns; d is padded with zeros to a multiple of kDepth.
+template <class Y, class Tile, bool kAligned, class Take>
+__device__ __forceinline__ void walk_columns(const typename Tile::Stored* rows, int row_pitch, const Vectors<Y>& y,
+                                             TileBuffers<Tile, false>& buffers, Take& take) {
+  const int64_t tiles = (y.count + kSearchColumns - 1) / kSearchColumns;
+  TileStream<Y, Y, Tile, false, kAligned> stream{buffers, y, y, 0, tiles, chunks_of<Tile>(y.width), {0, 0, 0}};
+  stream.run(ResidentRows<Tile>{rows}, row_pitch, take);
 }
 
 // ---- launches -------------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ __device__ __forceinline__ void nearest_tile(const NearestColumn& a, const Devic
                                              const NearestScratch<Best>& s, TileBuffers<Tile>& buffers) {
   const SearchTask task = search_task(search);
   const NearnessScore score{s.column + task.b * a.columns, a.metric};
-  search_tile<Best, T, Tile, kAligned>(search, task, score, buffers, FinishNearest<Best>{a, s, task, search.splits});
+  search_tile<Best, T, T, Tile, kAligned>(search, task, score, buffers, FinishNearest<Best>{a, s, task, search.splits});
 }
 
 template <bool kAligned, class Best>
@@ -176,7 +176,8 @@ __device__ __forceinline__ void stage_narrow(const NearestColumn& a, int64_t b, 
 }
 
 template <class T, int kWidth, class Best>
-__global__ void __launch_bounds__(kNarrowThreads) nearest_narrow_kernel(NearestColumn a, int64_t splits, Best* parts) {
+__global__ void __launch_bounds__(kNarrowThreads, 4)
+    nearest_narrow_kernel(NearestColumn a, int64_t splits, Best* parts) {
   TK_SHARED(columns, NarrowColumns<kWidth>);
   const int64_t row_blocks = (a.rows + kNarrowBlockRows - 1) / kNarrowBlockRows;
   const int64_t split = blockIdx.x % splits;

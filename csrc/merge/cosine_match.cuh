@@ -82,7 +82,7 @@ __device__ __forceinline__ void match_tile(const CosineMatchArgs& a, const Devic
                                            TileBuffers<Tile>& buffers) {
   const SearchTask task = search_task(search);
   const CosineScore score{s.inverse_b + task.b * a.columns};
-  search_tile<BestColumn, T, Tile, kAligned>(search, task, score, buffers, FinishMatch{a, s, task, search.splits});
+  search_tile<BestColumn, T, T, Tile, kAligned>(search, task, score, buffers, FinishMatch{a, s, task, search.splits});
 }
 
 template <bool kAligned>

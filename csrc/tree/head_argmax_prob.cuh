@@ -102,7 +102,7 @@ __device__ __forceinline__ void head_tile(const DeviceSearch& s, TileBuffers<Til
   logits.columns = s.columns;
 #pragma unroll
   for (int i = 0; i < Tile::kRows; ++i) logits.best[i] = no_logits();
-  walk_tiles<T, Tile, kAligned>(s, task, buffers, logits);
+  walk_tiles<T, T, Tile, kAligned>(s, task, buffers, logits);
 #pragma unroll
   for (int i = 0; i < Tile::kRows; ++i) {
     const HeadBest best = join_lanes<Tile::kLanes>(logits.best[i]);
