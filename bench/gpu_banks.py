@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from tokernel import ops
-from tokernel.kernels import attention, cluster, merge, select
+from tokernel.kernels import attention, cluster, merge, quantize, select
 from torch import Tensor
 
 from bench.arrays import randn
@@ -177,6 +177,16 @@ def _attention_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     yield distil
 
 
+def _quantize_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
+    for width in (2, 8, 16, 64):
+        x, codes = randn(70, width, dtype=dtype), randn(150, width, dtype=dtype, seed=1)
+        yield lambda x=x, codes=codes: quantize.nearest(x, codes)  # type: ignore[misc]
+        yield lambda x=x, codes=codes: quantize.nearest(x, codes, second=True)  # type: ignore[misc]
+    x, codes = randn(70, 64, dtype=dtype), randn(150, 64, dtype=dtype, seed=1)
+    yield lambda: quantize.nearest_topk(x, codes, 40)
+    yield lambda: quantize.nearest_rank(x, codes, torch.arange(70))
+
+
 def cases(family: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     """Calls that launch every kernel of a family that uses shared memory."""
     makers = {
@@ -185,6 +195,7 @@ def cases(family: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
         "select": _select_cases,
         "tree": _tree_cases,
         "attention": _attention_cases,
+        "quantize": _quantize_cases,
     }
     return makers[family](dtype)
 
@@ -225,7 +236,7 @@ def count(families: list[str]) -> dict[str, Count]:
     return found
 
 
-FAMILIES = ("merge", "cluster", "select", "tree", "attention")
+FAMILIES = ("merge", "cluster", "select", "tree", "attention", "quantize")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 

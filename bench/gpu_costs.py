@@ -173,6 +173,8 @@ def _nearest() -> dict[str, Cost]:
     norms, answers = (rows + codes) * F32, rows * (F32 + I64)
     splits = 9  # of the columns, so that 32 blocks of rows fill 132 multiprocessors twice
     partial, few, parts = splits * rows * 2 * F32, 8, 128
+    k, state, counts = 8, 2 * I64, rows * 256 * F32
+    tiles, scores = 4 * 2 * 64 * 40 * BF16, 64 * 80 * F32  # in shared memory
     return {
         "nearest_norms_kernel": Cost(f"{case} bf16", vectors * BF16 + norms, flops=2.0 * vectors),
         "nearest_fma_kernel": Cost(f"{case} fp32", vectors * F32 + norms + answers, products),
@@ -184,6 +186,30 @@ def _nearest() -> dict[str, Cost]:
         ),
         "nearest_join_kernel": Cost(
             f"N={few} D={width} fp32, {parts} parts", few * (width * F32 + parts * 2 * F32 + F32 + I64)
+        ),
+        "nearest_topk_kernel": Cost(
+            f"{case} k={k} bf16",
+            vectors * BF16 + norms + k * answers,
+            products,
+            tensor_cores=True,
+            dynamic_shared=tiles + scores + 64 * (32 + 1) * 2 * F32,
+        ),
+        "topk_join_kernel": Cost(f"N={few} k={k}, {parts} parts", few * (parts * 32 * 2 * F32 + F32 + k * (F32 + I64))),
+        "rank_start_kernel": Cost(f"N={rows}", rows * (I64 + state)),
+        "rank_count_kernel": Cost(
+            f"{case} bf16, one digit",
+            vectors * BF16 + norms + counts,
+            products,
+            tensor_cores=True,
+            dynamic_shared=tiles + 64 * (257 + 1) * F32,
+        ),
+        "rank_digit_kernel": Cost(f"N={rows}, one digit", counts + 2 * rows * state),
+        "rank_find_kernel": Cost(
+            f"{case} bf16",
+            vectors * BF16 + norms + answers,
+            products,
+            tensor_cores=True,
+            dynamic_shared=tiles + scores + 3 * 64 * F32,
         ),
     }
 

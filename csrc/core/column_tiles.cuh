@@ -107,6 +107,7 @@ struct FmaTile {
   static constexpr int kColumns = 4;
   static constexpr int kLanes = kSearchColumns / kColumns;
   static constexpr int kRowStep = kSearchRows / kRows;
+  static constexpr int kScorePitch = kSearchColumns + 16;  // of products in shared memory: no two lanes share a bank
   float sum[kRows][kColumns];
 
   __device__ __forceinline__ float& at(int i, int j) { return sum[i][j]; }
@@ -153,6 +154,7 @@ struct MmaTile {
   static constexpr int kColumns = kSearchColumns / 4;
   static constexpr int kLanes = 4;
   static constexpr int kWarpRows = 16;
+  static constexpr int kScorePitch = kSearchColumns + 8;  // of products in shared memory: two lanes share a bank
   static_assert(kSearchThreads / 32 * kWarpRows == kSearchRows, "each warp has its own rows");
   float sum[kSearchColumns / 8][4];
 

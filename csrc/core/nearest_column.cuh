@@ -142,14 +142,13 @@ struct NarrowColumns {
   float scale[kNarrowColumns], offset[kNarrowColumns];
 };
 
-// Reads a vector that all lanes ask for, as wide as it can.
+// From or to shared memory, 16 bytes at a time where it can.
 template <int kWidth>
-__device__ __forceinline__ void read_narrow(const float (&from)[kWidth], float (&to)[kWidth]) {
+__device__ __forceinline__ void copy_narrow(const float (&from)[kWidth], float (&to)[kWidth]) {
   if constexpr (kWidth >= 4) {
 #pragma unroll
     for (int d = 0; d < kWidth; d += 4) {
-      const float4 four = *reinterpret_cast<const float4*>(from + d);
-      to[d] = four.x, to[d + 1] = four.y, to[d + 2] = four.z, to[d + 3] = four.w;
+      *reinterpret_cast<float4*>(to + d) = *reinterpret_cast<const float4*>(from + d);
     }
   } else {
 #pragma unroll
@@ -165,13 +164,12 @@ __device__ __forceinline__ void stage_narrow(const NearestColumn& a, int64_t b, 
     const int64_t k = first + c;
     const bool valid = k < end;
     const T* y = static_cast<const T*>(a.y) + b * a.y_batch_stride + (valid ? k * a.y_row_stride : 0);
-    float vector[kWidth];
+    alignas(16) float vector[kWidth];
     load_narrow(y, a.width, valid, vector);
     const float value = valid ? column_value(a.metric, narrow_squares(vector)) : not_a_number();
     columns.scale[c] = a.metric == Metric::cosine ? value : 1.0f;
     columns.offset[c] = a.metric == Metric::cosine ? 0.0f : value;
-#pragma unroll
-    for (int d = 0; d < kWidth; ++d) columns.vectors[c][d] = vector[d];
+    copy_narrow(vector, columns.vectors[c]);
   }
 }
 
@@ -200,8 +198,8 @@ __global__ void __launch_bounds__(kNarrowThreads, 4)
     const int count = end - first < kNarrowColumns ? static_cast<int>(end - first) : kNarrowColumns;
 #pragma unroll kWidth < 4 ? 4 : 2
     for (int c = 0; c < count; ++c) {
-      float y[kWidth];
-      read_narrow(columns.vectors[c], y);
+      alignas(16) float y[kWidth];
+      copy_narrow(columns.vectors[c], y);
       const float scale = columns.scale[c];
       const float offset = columns.offset[c];
 #pragma unroll

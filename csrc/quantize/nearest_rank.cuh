@@ -164,9 +164,8 @@ __global__ void __launch_bounds__(kNormThreads)
 // ---- the code among its equals --------------------------------------------------------------------------------------
 template <class Tile>
 struct FindShared {
-  static constexpr int kPitch = kSearchColumns + 16;
   TileBuffers<Tile> buffers;
-  float scores[kSearchRows][kPitch];
+  float scores[kSearchRows][Tile::kScorePitch];
   uint32_t key[kSearchRows];
   int left[kSearchRows];  // equals still to pass; negative: found, or not here
   int index[kSearchRows];

@@ -43,9 +43,8 @@ __device__ __forceinline__ void offer_lanes(BestColumn& list, const BestColumn& 
 // ---- tiles ----------------------------------------------------------------------------------------------------------
 template <class Tile>
 struct TopkShared {
-  static constexpr int kPitch = kSearchColumns + 16;  // two rows of a warp's products meet different banks
   TileBuffers<Tile> buffers;
-  float scores[kSearchRows][kPitch];
+  float scores[kSearchRows][Tile::kScorePitch];
   BestColumn lists[kSearchRows][kListLanes];
   BestColumn bound[kSearchRows];
 };
