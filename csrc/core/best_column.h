@@ -414,7 +414,8 @@ void search_whole_samples(const ColumnSearch& s, int64_t panels, const Rule& rul
 
 // Samples are cut into row blocks that share their sample's packed columns.
 template <class Kind, class T, class Rule, class Meet>
-void search_row_blocks(const ColumnSearch& s, int64_t panels, const Rule& rule, const Meet& meet) {
+void search_row_blocks(const ColumnSearch& s, int64_t panels, const Rule& rule, const Meet& meet,
+                       int64_t block = kChunkTiles * kRows) {
   const int64_t words = Kind::words(s.width);
   const int64_t lanes = panels * kPanel;
   const int64_t extra = meet.extra_floats(s, panels);
@@ -424,7 +425,6 @@ void search_row_blocks(const ColumnSearch& s, int64_t panels, const Rule& rule, 
   const Scratch<float> scale(at_once * lanes);
   const Scratch<float> bias(at_once * lanes);
   const Scratch<float> extras(at_once * extra);
-  const int64_t block = kChunkTiles * kRows;
   const int64_t blocks = (s.rows + block - 1) / block;
   for (int64_t first = 0; first < s.batch; first += at_once) {
     const int64_t samples = first + at_once < s.batch ? at_once : s.batch - first;

@@ -10,8 +10,8 @@ namespace tk {
 namespace {
 
 constexpr int64_t kSmallWidth = 16;
-constexpr int64_t kSmallColumns = 2 * kPanel;  // fewer are one tile of best_column.h
-constexpr int64_t kSmallRows = W;              // fewer leave lanes empty
+constexpr int64_t kSmallColumns = 256;  // fewer columns or rows are not worth the way there
+constexpr int64_t kSmallRows = 64;
 
 inline void put_rows_in_lanes(const PlainRows& rows, int64_t words, float* out) {
   vf value[W];
@@ -39,9 +39,8 @@ inline void meet_in_floats(const Panels& c, const LaneRows<InFloats>& lanes, con
 // How a block of rows meets short columns (see MeetAll of core/best_column.h).
 struct MeetSmall {
   static bool fits(const ColumnSearch& s) {
-    return s.width <= kSmallWidth && s.columns >= kSmallColumns && s.rows >= kSmallRows;
+    return s.width > 0 && s.width <= kSmallWidth && s.columns >= kSmallColumns && s.rows >= kSmallRows;
   }
-  int64_t block_rows() const { return kSmallBlockRows; }
 #if defined(__AVX512F__)
   int64_t extra_floats(const ColumnSearch& s, int64_t panels) const { return SmallWords::floats(s.width, panels); }
 #else
@@ -69,7 +68,16 @@ struct MeetSmall {
     clear_best(best, k.count);
     meet_in_floats(c, lanes, rows, best);
   }
+  template <class Kind, class Rule>
+  void search(const Panels& c, RowBlock k, const float* rows, int64_t stride, const Rule& rule) const {
+    search_block<Kind>(c, k, rows, stride, rule, *this);
+  }
 };
+
+template <class Kind, class T, class Rule>
+void search_small_columns(const ColumnSearch& s, const Rule& rule) {
+  search_row_blocks<Kind, T>(s, (s.columns + kPanel - 1) / kPanel, rule, MeetSmall{}, kSmallBlockRows);
+}
 
 }  // namespace
 }  // namespace tk

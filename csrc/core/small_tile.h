@@ -18,9 +18,9 @@ constexpr int kRowVectors = 4;  // of the register tile
 #else
 constexpr int kRowVectors = 2;
 #endif
-constexpr int kTileColumns = 4;    // of the register tile; kPanel is a multiple
+constexpr int kTileColumns = 4;          // of the register tile; kPanel is a multiple
 constexpr int64_t kSmallBlockRows = 64;  // rows that meet all columns at once
-constexpr int kPicksTogether = 4;  // whose sums run side by side
+constexpr int kPicksTogether = 4;        // whose sums run side by side
 
 struct InFloats {
   using vector = vf;
@@ -31,9 +31,7 @@ struct InFloats {
   TK_INLINE vf dot(vf x, vf y, vf sum) { return fma(x, y, sum); }
   TK_INLINE vf not_yet() { return set(kNever); }
 #if defined(__AVX512F__)  // GCC makes two instructions of max()
-  TK_INLINE vf higher(vf score, vf known) {
-    return (vf)_mm512_maskz_max_ps(kAllLanes, (__m512)score, (__m512)known);
-  }
+  TK_INLINE vf higher(vf score, vf known) { return (vf)_mm512_maskz_max_ps(kAllLanes, (__m512)score, (__m512)known); }
 #else
   TK_INLINE vf higher(vf score, vf known) { return max(score, known); }
 #endif
@@ -137,11 +135,16 @@ void score_panels(const WordPanels<A>& c, const LaneRows<A>& rows, const PanelSc
 template <class A>
 void score_panels(const WordPanels<A>& c, const LaneRows<A>& rows, const PanelScores<A>& out) {
   switch (c.words) {
-    case 1: return score_panels<A, 1>(c, rows, out);
-    case 2: return score_panels<A, 2>(c, rows, out);
-    case 4: return score_panels<A, 4>(c, rows, out);
-    case 8: return score_panels<A, 8>(c, rows, out);
-    default: return score_panels<A, 0>(c, rows, out);
+    case 1:
+      return score_panels<A, 1>(c, rows, out);
+    case 2:
+      return score_panels<A, 2>(c, rows, out);
+    case 4:
+      return score_panels<A, 4>(c, rows, out);
+    case 8:
+      return score_panels<A, 8>(c, rows, out);
+    default:
+      return score_panels<A, 0>(c, rows, out);
   }
 }
 

@@ -2,8 +2,8 @@
 // Short columns, met first in integers: one instruction multiplies and adds two products of 16 bits a lane, or four of
 // 8 bits, as fast as one of float32. An integer score bounds the float32 score of its pair from above, so that only
 // panels whose bound reaches the float32 score of a row's best bound may hold its best column; these are met again
-// (core/small_tile.h). The proof, in units of `rows scale x columns scale`, with x and c scaled and X = x + u, C = c + v
-// the integers:
+// (core/small_tile.h). The proof, in units of `rows scale x columns scale`, with x and c scaled and X = x + u, C = c +
+// v the integers:
 //   x.c + b = X.C - X.v - u.c + b <= X.C + b + |X||v| + |u||c|,
 // and what float32 rounds on the way is at most a few 2^-24 of |x||c| + |b| a term. The last three terms are the bias
 // of the integer sum, with the largest |X| and |u| of the block of rows, rounded. Included by per-ISA files only.
@@ -19,7 +19,6 @@ constexpr float kIntegerSum = 0x1p29f;    // largest |X||C| in 16 bits: sum and 
 constexpr float kIntegerBias = 0x1p30f;   // largest |b|
 constexpr float kLargestScale = 0x1p50f;  // beyond it float32 has no room for the square
 constexpr int64_t kBoundPanels = 1024;    // panels whose bounds are kept at once
-constexpr int64_t kWordColumns = 256;     // fewer columns are not worth the second meeting
 constexpr int32_t kMostSmallMisses = 8;   // blocks that bounds told too little about, before no more are asked
 
 TK_INLINE vf root_above(vf squares) {
@@ -225,7 +224,8 @@ struct WordSearch {
       const vf norm = load(y.norm + first + j);
       const vf above = fma(load(y.lost + first + j), set(block.norm), norm * block.lost);
       const vi whole = nearest_int(fma(load(c.bias + first + j), scale, above));  // INT32_MIN for -infinity
-      store_int(out + j, A::kRowShift ? whole - select(whole == INT32_MIN, vi{}, load_int(y.shift + first + j)) : whole);
+      store_int(out + j,
+                A::kRowShift ? whole - select(whole == INT32_MIN, vi{}, load_int(y.shift + first + j)) : whole);
     }
   }
 
@@ -282,8 +282,7 @@ struct WordSearch {
       }
       meet_all_panel_picks(c, picks.data(), plain.count, plain, best);
       for (int64_t v = 0; v < rows.vectors; ++v) least[v] = reach(block, best, v * W, plain.count);
-      const int64_t count =
-          list_picks(rows, scores, panels, static_cast<int32_t>(panel), least, picks.data(), room);
+      const int64_t count = list_picks(rows, scores, panels, static_cast<int32_t>(panel), least, picks.data(), room);
       if (count >= room) return false;
       meet_all_panel_picks(c, picks.data(), count, plain, best);
     }
@@ -308,14 +307,13 @@ struct SmallWords {
   static int64_t floats(int64_t width, int64_t panels) {
     return WordColumns<In16Bits>::floats(width, panels) + WordColumns<In8Bits>::floats(width, panels);
   }
-  static bool fit(const Panels& c) {
-    return __builtin_cpu_supports("avx512vnni") && c.columns >= kWordColumns && c.words > 1;
-  }
+  static bool fit(const Panels& c) { return __builtin_cpu_supports("avx512vnni") && c.words > 1; }
   WordSearch<In16Bits> in_16_bits(const Panels& c) const { return {c, {memory, c.words, c.panels}}; }
   WordSearch<In8Bits> in_8_bits(const Panels& c) const {
     return {c, {memory + WordColumns<In16Bits>::floats(c.words, c.panels), c.words, c.panels}};
   }
-  static bool fit_8_bits(const Panels& c) { return c.words > 2; }
+  // In fewer dimensions too many columns are near.
+  static bool fit_8_bits(const Panels& c) { return c.words > 4; }
 
   void prepare(const Panels& c) const {
     if (!fit(c)) return;

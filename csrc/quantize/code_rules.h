@@ -6,7 +6,7 @@
 //   not vf reported(vf score, vf term)
 // Included by per-ISA files only.
 #pragma once
-#include "core/best_column.h"
+#include "core/small_columns.h"
 #include "quantize/code_search.h"
 
 namespace tk::quantize {
@@ -79,7 +79,8 @@ inline ColumnSearch columns_of(const CodeSearch& s) {
           s.width, s.x_book_stride, s.x_row_stride, s.c_book_stride, s.c_row_stride};
 }
 
-// Calls run.template operator()<Kind, T>(rule) for the dtype and metric of a search.
+// Calls run.template operator()<Kind, T>(rule) for the dtype and metric of a search. Short vectors are floats whatever
+// they were: core/small_columns.h has faster integers than pairs.
 template <class Kind, class T, class Run>
 void with_rule(Metric metric, const Run& run) {
   if (metric == Metric::cosine) return run.template operator()<Kind, T>(CosineRule{});
@@ -89,7 +90,8 @@ void with_rule(Metric metric, const Run& run) {
 
 template <class Run>
 void with_kind_and_rule(const CodeSearch& s, const Run& run) {
-  if (s.dtype == DType::bf16 && multiplies_pairs()) return with_rule<Bf16Pairs, bf16_t>(s.metric, run);
+  const bool pairs = s.dtype == DType::bf16 && multiplies_pairs() && s.width > kSmallWidth;
+  if (pairs) return with_rule<Bf16Pairs, bf16_t>(s.metric, run);
   TK_FLOAT_SWITCH(s.dtype, T, with_rule<Floats, T>(s.metric, run))
 }
 
