@@ -79,8 +79,7 @@ inline ColumnSearch columns_of(const CodeSearch& s) {
           s.width, s.x_book_stride, s.x_row_stride, s.c_book_stride, s.c_row_stride};
 }
 
-// Calls run.template operator()<Kind, T>(rule) for the dtype and metric of a search. Short vectors are floats whatever
-// they were: core/small_columns.h has faster integers than pairs.
+// Calls run.template operator()<Kind, T>(rule) for the dtype and metric of a search.
 template <class Kind, class T, class Run>
 void with_rule(Metric metric, const Run& run) {
   if (metric == Metric::cosine) return run.template operator()<Kind, T>(CosineRule{});
@@ -88,6 +87,7 @@ void with_rule(Metric metric, const Run& run) {
   run.template operator()<Kind, T>(DistanceRule{});
 }
 
+// Short vectors are floats whatever they were: core/small_columns.h has integers, faster than pairs.
 template <class Run>
 void with_kind_and_rule(const CodeSearch& s, const Run& run) {
   const bool pairs = s.dtype == DType::bf16 && multiplies_pairs() && s.width > kSmallWidth;
