@@ -78,13 +78,13 @@ class Quantizer(Float32Module, ABC):
         rows, lead, valid = self._enter(x, mask)
         with _float32(x):
             out, index, losses = self._quantize(self.project_in(rows), valid, **options)
-            return Quantized(self._leave(out, lead).to(x.dtype), index.reshape(*lead, *index.shape[1:]), losses)
+            return Quantized(self._leave(out, lead).to(x.dtype), index.reshape(lead + index.shape[1:]), losses)
 
     def _search(self, x: Tensor, mask: Tensor | None, **options: Any) -> Tensor:
         rows, lead, valid = self._enter(x, mask)
         with torch.no_grad(), _float32(x):
             index = dropped(self._encode(self.project_in(rows), **options), valid)
-            return index.reshape(*lead, *index.shape[1:])
+            return index.reshape(lead + index.shape[1:])
 
     def decode(self, index: Tensor) -> Tensor:
         """Return what `index` stands for, in float32; index -1 is the zero code. Learnt codebooks get gradients."""
