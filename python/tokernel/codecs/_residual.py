@@ -200,7 +200,10 @@ class ResidualVQ(Quantizer):
         if not self.shared:
             self.book.learn(met, index.T, alive)
             return
-        self.book.learn(met.flatten(0, 1), index.T.flatten(), alive.repeat(self.num_quantizers))
+        # Row by row, not layer by layer: then the rows of several processes follow each other as those of one would.
+        self.book.learn(
+            met.transpose(0, 1).flatten(0, 1), index.flatten(), alive.repeat_interleave(self.num_quantizers)
+        )
 
     @torch.no_grad()
     def _place(self, rows: Tensor, valid: Tensor | None) -> bool:
