@@ -20,31 +20,42 @@ struct Vectors {
   int64_t stride, count, width;
 };
 
-// Copies kRows x kDepth elements to shared memory, rows kPitch apart; zeros where the vectors end. Elements that are
-// stored as another type, and rows that do not move 16 bytes at a time, are copied one by one.
+// What is read at once where elements change their type.
+template <class T, int kItems>
+struct alignas(sizeof(T) * kItems) ItemsRead {
+  T item[kItems];
+};
+
+// Copies kRows x kDepth elements to shared memory, rows kPitch apart; zeros where the vectors end. kAligned: rows move
+// 16 bytes at a time.
 template <int kRows, int kDepth, int kPitch, bool kAligned, class Stored, class T>
 __device__ __forceinline__ void load_tile(Stored* shared, const Vectors<T>& v, int64_t first, int64_t depth) {
   constexpr int kUnit = 16 / static_cast<int>(sizeof(Stored));
   constexpr int kUnits = kDepth / kUnit;
+  constexpr bool kSame = sizeof(Stored) == sizeof(T);
   static_assert(kUnits == 4 && kPitch * sizeof(Stored) == 80 && kRows % 8 == 0, "what spread_row is for");
-  static_assert(!kAligned || sizeof(Stored) == sizeof(T), "a copy of 16 bytes converts nothing");
   for (int u = threadIdx.x; u < kRows * kUnits; u += kSearchThreads) {
     const int in_tile = spread_row(u / kUnits);
     const int64_t row = first + in_tile;
     const int64_t d = depth + u % kUnits * kUnit;
     Stored* to = shared + in_tile * kPitch + u % kUnits * kUnit;
     const T* from = v.data + (row < v.count ? row * v.stride : 0) + d;
-    if (kAligned) {
-      const bool valid = row < v.count && d < v.width;
+    const bool valid = row < v.count && d < v.width;
+    if constexpr (kAligned && kSame) {
       cp_async16_or_zero(to, valid ? from : v.data, valid);
+    } else if constexpr (kAligned) {
+      using Items = ItemsRead<T, kUnit>;
+      const Items items = valid ? *reinterpret_cast<const Items*>(from) : Items{};
+#pragma unroll
+      for (int e = 0; e < kUnit; ++e) to[e] = to_float(items.item[e]);
     } else {
 #pragma unroll
       for (int e = 0; e < kUnit; ++e) {
-        const bool valid = row < v.count && d + e < v.width;
-        if constexpr (sizeof(Stored) == sizeof(T)) {
-          to[e] = valid ? from[e] : T{};
+        const bool there = valid && d + e < v.width;
+        if constexpr (kSame) {
+          to[e] = there ? from[e] : T{};
         } else {
-          to[e] = valid ? to_float(from[e]) : 0.0f;
+          to[e] = there ? to_float(from[e]) : 0.0f;
         }
       }
     }
@@ -209,8 +220,6 @@ struct TileBuffers {
 // Keeps kStages - 1 steps on their way from global memory while one is multiplied.
 template <class X, class Y, class Tile, bool kRows, bool kAligned>
 struct TileStream {
-  template <class T>
-  static constexpr bool kCopies = kAligned && sizeof(T) == sizeof(typename Tile::Stored);
   TileBuffers<Tile, kRows>& buffers;
   Vectors<X> x;
   Vectors<Y> y;
@@ -221,10 +230,10 @@ struct TileStream {
     if (next.tile < tile_end) {
       const int64_t depth = next.chunk * Tile::kDepth;
       if constexpr (kRows) {
-        load_tile<kSearchRows, Tile::kDepth, Tile::kPitch, kCopies<X>>(buffers.rows(next.stage), x, first_row, depth);
+        load_tile<kSearchRows, Tile::kDepth, Tile::kPitch, kAligned>(buffers.rows(next.stage), x, first_row, depth);
       }
-      load_tile<kSearchColumns, Tile::kDepth, Tile::kPitch, kCopies<Y>>(buffers.columns(next.stage), y,
-                                                                        next.tile * kSearchColumns, depth);
+      load_tile<kSearchColumns, Tile::kDepth, Tile::kPitch, kAligned>(buffers.columns(next.stage), y,
+                                                                      next.tile * kSearchColumns, depth);
       next.advance(chunks, Tile::kStages);
     }
     cp_async_commit();

@@ -2,6 +2,8 @@
 // What the device's searches for several codes of a row share: the tiles of nearest, row and code norms, ranges of
 // codes. Up to 16 wide, all dtypes are multiplied as float32, so that scores have the bits of nearest's.
 #pragma once
+#include <type_traits>
+
 #include "core/nearest_column.cuh"
 #include "quantize/code_search.h"
 
@@ -39,16 +41,16 @@ void launch_norms(const DeviceSearch& s, Metric metric, float* row, float* colum
          row, column);
 }
 
-// Calls use.template operator()<T, Tile, kAligned>() for how the vectors of a search are multiplied.
+// Calls use(tile, aligned) with how the vectors of a search are multiplied, and whether they move 16 bytes at a time.
 template <class T, class Use>
 void with_tile(const DeviceSearch& s, DType dtype, const Use& use) {
   const bool aligned = search_is_aligned(s, dtype);
-  if constexpr (sizeof(T) == sizeof(float)) {
-    return aligned ? use(FmaTile{}, std::true_type{}) : use(FmaTile{}, std::false_type{});
-  } else {
-    if (s.width <= kNarrowWidth) return use(FmaTile{}, std::false_type{});
-    return aligned ? use(MmaTile<T>{}, std::true_type{}) : use(MmaTile<T>{}, std::false_type{});
+  if constexpr (sizeof(T) < sizeof(float)) {
+    if (s.width > kNarrowWidth) {
+      return aligned ? use(MmaTile<T>{}, std::true_type{}) : use(MmaTile<T>{}, std::false_type{});
+    }
   }
+  return aligned ? use(FmaTile{}, std::true_type{}) : use(FmaTile{}, std::false_type{});
 }
 
 }  // namespace tk::quantize::gpu
