@@ -66,7 +66,7 @@ SoftBook soft_book(const Args& a, int64_t q, int64_t kept) {
   int64_t groups = kGroupFloats / (kept + 1);
   groups = groups > kMostGroups ? kMostGroups : groups;
   groups = groups > b.blocks ? b.blocks : groups;
-  b.groups = b.slices >= kManySlices || groups < 1 ? 1 : groups;
+  b.groups = b.slices >= kManySlices || groups < 1 ? 1 : groups;  // without rows: one, of no blocks
   return b;
 }
 

@@ -219,7 +219,7 @@ def test_saturated_inputs_have_no_gradient_and_no_nan(backend, metric, rng):
             log_add=log_add, log_floor=log_floor,
         )  # fmt: skip
         for grad in grads:
-            np.testing.assert_allclose(grad, 0, atol=1e-2)
+            np.testing.assert_allclose(grad, 0, atol=2.5e-2)  # a rounding times 1000 * 2 * 100
 
 
 def test_zero_vectors_have_cosine_zero(backend, rng):
