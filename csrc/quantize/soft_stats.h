@@ -13,8 +13,6 @@ struct SliceStats {
   int32_t index;  // of the highest score
 };
 
-TK_INLINE SliceStats no_stats() { return {-__builtin_inff(), 0.0f, 0.0f, 0}; }
-
 // Scores of one row of a slice: panels [begin, end), whose first one starts at `row`.
 struct SliceRow {
   float* row;
@@ -80,7 +78,6 @@ TK_INLINE SliceStats join_stats(const SliceStats& a, const SliceStats& b, float 
   SliceStats all{top, 0.0f, 0.0f, later ? b.index : a.index};
   const SliceStats* parts[] = {&a, &b};
   for (const SliceStats* part : parts) {
-    if (part->sum == 0.0f) continue;  // nothing was met
     const float away = part->top == top ? 0.0f : (part->top - top) * scale;
     const float factor = power_of(away);
     all.sum += part->sum * factor;
