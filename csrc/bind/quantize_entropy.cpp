@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Family quantize, how evenly codes are used, softly: checked arguments -> launcher, one function per op.
-#if defined(TK_MODULE_CPU)  // until the CUDA kernels are here
 #include <string>
 #include <string_view>
 
@@ -266,7 +265,3 @@ void bind_quantize_entropy(py::module_& m) {
 }
 
 }  // namespace tk::bind
-#else
-#include "bind/families.h"
-void tk::bind::bind_quantize_entropy(py::module_&) {}
-#endif
