@@ -258,6 +258,8 @@ REFUSED = [
     (lambda: codecs.VectorQuantizer(8, 4, mode="grad", threshold=2), ValueError, "threshold needs mode 'ema'"),
     (lambda: codecs.SimVQ(8, 4, heads=2, separate_heads=True), ValueError, "mode 'simvq' takes one codebook"),
     (lambda: codecs.SimVQ(8, 4, kmeans_init=True), ValueError, "SimVQ: kmeans_init fits neither"),
+    (lambda: codecs.ResidualVQ(8, 4, 2, metric="dot"), ValueError, "ResidualVQ: metric must be one of l2, cosine"),
+    (lambda: codecs.ResidualVQ(8, 4, 2, mode="simvq"), ValueError, "ResidualVQ: mode must be one of ema, grad"),
     (lambda: codecs.ResidualVQ(8, 4, 0), ValueError, "ResidualVQ: num_quantizers must be at least 1"),
     (lambda: codecs.ResidualVQ(8, 4, 2, dropout_cutoff=2), ValueError, "ResidualVQ: dropout_cutoff must be below"),
     (lambda: codecs.GroupedResidualVQ(8, 4, 2, groups=3), ValueError, "GroupedResidualVQ: dim must be a multiple"),

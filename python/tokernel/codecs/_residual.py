@@ -69,6 +69,8 @@ class ResidualVQ(Quantizer):
     ) -> None:
         width = dim if codebook_dim is None else whole(self, "codebook_dim", codebook_dim)
         options = book_options(self, book)
+        one_of(self, "metric", options.metric, ("l2", "cosine"))
+        one_of(self, "mode", options.mode, ("ema", "grad", "frozen"))
         one_of(self, "gradient", gradient, ("ste", "rotation", "once"))
         super().__init__(dim, width, channel_first)
         self.num_quantizers = whole(self, "num_quantizers", num_quantizers)
