@@ -185,6 +185,14 @@ def _quantize_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     x, codes = randn(70, 64, dtype=dtype), randn(150, 64, dtype=dtype, seed=1)
     yield lambda: quantize.nearest_topk(x, codes, 40)
     yield lambda: quantize.nearest_rank(x, codes, torch.arange(70))
+    for levels in ((8,) * 8, (3,) * 39):
+        z = randn(300, len(levels), dtype=dtype)
+        yield lambda z=z, levels=levels: quantize.fsq_decode(quantize.fsq_encode(z, levels).index, levels)  # type: ignore[misc]
+    for bits in (8, 18, 63):
+        signs = randn(300, bits, dtype=dtype)
+        yield lambda signs=signs, bits=bits: quantize.sign_pack(signs, bits)  # type: ignore[misc]
+    yield lambda: quantize.bucketize(x, torch.linspace(-2, 2, 63))
+    yield lambda: quantize.codebook_stats(_labels(600, 90), 90)
 
 
 def cases(family: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:

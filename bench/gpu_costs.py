@@ -214,6 +214,29 @@ def _nearest() -> dict[str, Cost]:
     }
 
 
+def _codes_without_a_book() -> dict[str, Cost]:
+    """2^20 rows of 4 levels, 32 signs in groups of 8, and 2^22 values or ids; what a codebook of 16384 has seen."""
+    rows, axes, channels, groups, items, codes = 1 << 20, 4, 32, 4, 1 << 22, 16384
+    grid, signs = f"{rows} x {axes} fp32", f"{rows // 8} x {channels} fp32"
+    levels, floats = rows * (2 * axes * F32 + I64), rows // 8 * (channels * F32 + groups * I64)
+    packed = items * (I64 + 10 / 8)
+    return {
+        "fsq_encode_kernel": Cost(grid, levels),
+        "fsq_encode_backward_kernel": Cost(grid, 3.0 * rows * axes * F32),
+        "fsq_decode_kernel": Cost(grid, rows * (I64 + axes * F32)),
+        "sign_pack_kernel": Cost(f"{signs}, groups of 8", floats),
+        "sign_pack_widths_kernel": Cost(f"{signs}, groups of 8, 8, 10 and 6", floats),
+        "sign_unpack_kernel": Cost(f"{signs}, groups of 8", floats),
+        "sign_unpack_widths_kernel": Cost(f"{signs}, groups of 8, 8, 10 and 6", floats),
+        "bucketize_kernel": Cost(f"{items} fp32, 63 boundaries, uint8", items * (F32 + 1.0)),
+        "pack_bits_kernel": Cost(f"{items} ids of 10 bits", packed),
+        "unpack_bits_kernel": Cost(f"{items} ids of 10 bits", packed),
+        "clear_counts_kernel": Cost(f"K={codes}", codes * I64),
+        "count_codes_kernel": Cost(f"{rows} ids, K={codes}", rows * I64 + codes * I64),
+        "codebook_stats_kernel": Cost(f"K={codes}", codes * I64),
+    }
+
+
 def _choices() -> dict[str, Cost]:
     """A quarter of 4096 scores, for 256 rows."""
     rows, width, k = 256, 4096, 1024
@@ -515,6 +538,7 @@ COSTS: dict[str, Cost] = {
     **_clusters(),
     **_kmeans(),
     **_nearest(),
+    **_codes_without_a_book(),
     **_choices(),
     **_points(),
     **_vocabulary(),
