@@ -20,7 +20,16 @@ from tokernel.kernels.attention import (
     Window,
 )
 from tokernel.kernels.cluster import KMeans
-from tokernel.kernels.quantize import CodebookEntropy, CodebookLse, CodebookStats, CodeSums, Grid, Nearest, TopCodes
+from tokernel.kernels.quantize import (
+    CodebookEntropy,
+    CodebookLse,
+    CodebookStats,
+    CodeSums,
+    Grid,
+    Nearest,
+    Scanned,
+    TopCodes,
+)
 from tokernel.kernels.tree import Chain, Expanded, HeadChoice, RowStats, TokenTree, Verified
 from tokernel.ops._attention import attention
 from tokernel.ops._attention_distill import attention_map_ce
@@ -46,6 +55,7 @@ from tokernel.ops._quantize_bits import (
 from tokernel.ops._quantize_codebook import codebook_stats, ema_update
 from tokernel.ops._quantize_entropy import bit_entropy, codebook_entropy, codebook_lse, subcode_histogram
 from tokernel.ops._quantize_nearest import nearest, nearest_rank, nearest_topk
+from tokernel.ops._quantize_product import adc_scan, adc_tables, pq_decode, pq_encode
 from tokernel.ops._select_bit_planes import join_bits, progressive_attention, split_bits
 from tokernel.ops._select_gate import threshold_gate, topk_gate
 from tokernel.ops._select_importance import accumulate_head_scores, accumulate_importance
@@ -83,6 +93,7 @@ __all__ = [
     "PrefixCausal",
     "Regions",
     "RowStats",
+    "Scanned",
     "Segments",
     "TokenTree",
     "TopCodes",
@@ -91,6 +102,8 @@ __all__ = [
     "Window",
     "accumulate_head_scores",
     "accumulate_importance",
+    "adc_scan",
+    "adc_tables",
     "assign",
     "attention",
     "attention_column_sums",
@@ -131,6 +144,8 @@ __all__ = [
     "pack_bits",
     "permute_rows",
     "power_iterate",
+    "pq_decode",
+    "pq_encode",
     "progressive_attention",
     "random_match",
     "residual_sample",

@@ -25,6 +25,7 @@ from tokernel.kernels.quantize._entropy import (
     subcode_histogram_backward,
 )
 from tokernel.kernels.quantize._nearest import Nearest, TopCodes, nearest, nearest_rank, nearest_topk
+from tokernel.kernels.quantize._product import Scanned, adc_scan, adc_tables, pq_decode, pq_encode
 
 __all__ = [
     "CodeSums",
@@ -33,7 +34,10 @@ __all__ = [
     "CodebookStats",
     "Grid",
     "Nearest",
+    "Scanned",
     "TopCodes",
+    "adc_scan",
+    "adc_tables",
     "bit_entropy",
     "bit_entropy_backward",
     "bucketize",
@@ -49,6 +53,8 @@ __all__ = [
     "nearest_rank",
     "nearest_topk",
     "pack_bits",
+    "pq_decode",
+    "pq_encode",
     "sign_pack",
     "sign_unpack",
     "subcode_histogram",
