@@ -209,6 +209,10 @@ CASES = {
     "nearest": {"x": floats(1, 3, 2), "codes": floats(1, 4, 2)},
     "nearest_rank": {"x": floats(1, 3, 2), "codes": floats(1, 4, 2), "rank": np.array([[3, 0, 1]])},
     "nearest_topk": {"x": floats(1, 3, 2), "codes": floats(1, 4, 2), "k": 2},
+    "adc_scan": {"codes": np.array([[0, 3], [1, 2], [3, 3]]), "tables": floats(1, 2, 4), "k": 2},
+    "adc_tables": {"queries": floats(1, 4), "centroids": floats(2, 3, 2)},
+    "pq_decode": {"codes": np.array([[0, 2], [1, 1], [2, 0]]), "centroids": floats(2, 3, 2)},
+    "pq_encode": {"x": floats(3, 4), "centroids": floats(2, 3, 2)},
     "update_adjacency": {
         "adjacency": np.zeros((3, 2), np.int64),
         "tokens": INDEX,
@@ -239,10 +243,15 @@ COMPOSED = {
 ARRAYS = [(op, arg) for op, call in CASES.items() for arg, value in call.items() if isinstance(value, np.ndarray)]
 # Arrays whose first extent no other array shows.
 FREE = {
+    ("adc_scan", "codes"),
+    ("adc_scan", "tables"),
+    ("adc_tables", "queries"),
     ("bucketize", "x"),
     ("build_tree", "adjacency"),
     ("head_argmax_prob", "W"),
     ("head_argmax_prob", "h"),
+    ("pq_decode", "codes"),
+    ("pq_encode", "x"),
     ("subcode_histogram_backward", "x"),
     ("update_adjacency", "adjacency"),
 }

@@ -45,7 +45,8 @@ def pq_encode(x: Tensor, centroids: Tensor, dtype: torch.dtype | None = None) ->
     if dtype not in (None, torch.uint8, torch.int64):
         raise ValueError(f"pq_encode: dtype must be torch.uint8 or torch.int64, got {dtype}")
     few = centroids.dim() != 3 or centroids.shape[1] <= 256
-    return _pq_encode(x.detach(), centroids.detach(), few if dtype is None else dtype == torch.uint8)
+    codes: Tensor = _pq_encode(x.detach(), centroids.detach(), few if dtype is None else dtype == torch.uint8)
+    return codes
 
 
 def _decode_kernel(codes: Tensor, centroids: Tensor) -> Tensor:
@@ -74,7 +75,8 @@ def pq_decode(codes: Tensor, centroids: Tensor) -> Tensor:
     >>> pq_decode(torch.tensor([[1, 0]]), torch.tensor([[[0.0], [4.0]], [[1.0], [2.0]]]))
     tensor([[4., 1.]])
     """
-    return _pq_decode(codes, centroids.detach())
+    rows: Tensor = _pq_decode(codes, centroids.detach())
+    return rows
 
 
 def _tables_kernel(queries: Tensor, centroids: Tensor, metric: str) -> Tensor:
@@ -107,7 +109,8 @@ def adc_tables(queries: Tensor, centroids: Tensor, metric: str = "l2") -> Tensor
     tensor([[[1., 9.],
              [0., 1.]]])
     """
-    return _adc_tables(queries.detach(), centroids.detach(), metric)
+    tables: Tensor = _adc_tables(queries.detach(), centroids.detach(), metric)
+    return tables
 
 
 def _scan_kernel(codes: Tensor, tables: Tensor, k: int, largest: bool) -> tuple[Tensor, Tensor]:
