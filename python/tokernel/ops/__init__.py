@@ -27,6 +27,7 @@ from tokernel.kernels.quantize import (
     CodeSums,
     Grid,
     Nearest,
+    Residual,
     Scanned,
     TopCodes,
 )
@@ -56,6 +57,7 @@ from tokernel.ops._quantize_codebook import codebook_stats, ema_update
 from tokernel.ops._quantize_entropy import bit_entropy, codebook_entropy, codebook_lse, subcode_histogram
 from tokernel.ops._quantize_nearest import nearest, nearest_rank, nearest_topk
 from tokernel.ops._quantize_product import adc_scan, adc_tables, pq_decode, pq_encode
+from tokernel.ops._quantize_residual import lookup, rotate_to, rvq_decode, rvq_encode, straight_through
 from tokernel.ops._select_bit_planes import join_bits, progressive_attention, split_bits
 from tokernel.ops._select_gate import threshold_gate, topk_gate
 from tokernel.ops._select_importance import accumulate_head_scores, accumulate_importance
@@ -92,6 +94,7 @@ __all__ = [
     "Nearest",
     "PrefixCausal",
     "Regions",
+    "Residual",
     "RowStats",
     "Scanned",
     "Segments",
@@ -134,6 +137,7 @@ __all__ = [
     "kmeans",
     "kth_match",
     "local_value_attention",
+    "lookup",
     "map_density",
     "masked_transfer",
     "match_2d",
@@ -151,7 +155,10 @@ __all__ = [
     "residual_sample",
     "rope_gather",
     "rope_scatter",
+    "rotate_to",
     "row_stats",
+    "rvq_decode",
+    "rvq_encode",
     "sample_without_replacement",
     "scatter_add_rows",
     "scatter_rows",
@@ -164,6 +171,7 @@ __all__ = [
     "soft_aggregate",
     "sort_by_label",
     "split_bits",
+    "straight_through",
     "subcode_histogram",
     "threshold_gate",
     "threshold_match",

@@ -26,6 +26,16 @@ from tokernel.kernels.quantize._entropy import (
 )
 from tokernel.kernels.quantize._nearest import Nearest, TopCodes, nearest, nearest_rank, nearest_topk
 from tokernel.kernels.quantize._product import Scanned, adc_scan, adc_tables, pq_decode, pq_encode
+from tokernel.kernels.quantize._residual import (
+    Residual,
+    lookup,
+    lookup_backward,
+    rotate_to,
+    rotate_to_backward,
+    rvq_decode,
+    rvq_decode_backward,
+    rvq_encode,
+)
 
 __all__ = [
     "CodeSums",
@@ -34,6 +44,7 @@ __all__ = [
     "CodebookStats",
     "Grid",
     "Nearest",
+    "Residual",
     "Scanned",
     "TopCodes",
     "adc_scan",
@@ -49,12 +60,19 @@ __all__ = [
     "fsq_decode",
     "fsq_encode",
     "fsq_encode_backward",
+    "lookup",
+    "lookup_backward",
     "nearest",
     "nearest_rank",
     "nearest_topk",
     "pack_bits",
     "pq_decode",
     "pq_encode",
+    "rotate_to",
+    "rotate_to_backward",
+    "rvq_decode",
+    "rvq_decode_backward",
+    "rvq_encode",
     "sign_pack",
     "sign_unpack",
     "subcode_histogram",
