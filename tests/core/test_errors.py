@@ -167,12 +167,12 @@ CASES = {
     "sample_without_replacement": {"q": floats(1, 3), "k": 2, "u": floats(1, 3) / 4},
     "row_stats_backward": {"logits": floats(1, 3), "lse": floats(1), "level": floats(1), "slope": floats(1)},
     "lookup": {"codes": floats(2, 3, 4), "index": np.array([[2, -1], [0, 1]])},
-    "lookup_backward": {"grad": floats(3, 2), "index": np.array([1, -1, 0]), "K": 2},
+    "lookup_backward": {"grad": floats(1, 3, 2), "index": np.array([[1, -1, 0]]), "K": 2},
     "rotate_to": {"x": floats(3, 2), "q": floats(3, 2)},
     "rotate_to_backward": {"grad": floats(3, 2), "x": floats(3, 2), "q": floats(3, 2)},
     "rvq_decode": {"index": INDEX, "codes": floats(2, 3, 4), "n_q": 1},
     "rvq_decode_backward": {"grad": floats(1, 4), "index": INDEX, "K": 3, "n_q": 1},
-    "rvq_encode": {"x": floats(1, 4), "codes": floats(2, 3, 4), "n_q": np.array([1])},
+    "rvq_encode": {"x": floats(1, 4), "codes": floats(2, 3, 4), "n_q": 1},
     "sort_by_label": {"labels": INDEX, "K": 3},
     "residual_sample": {
         "p": np.full((2, 4), 0.25, np.float32),
@@ -260,6 +260,9 @@ FREE = {
     ("pq_decode", "codes"),
     ("pq_encode", "x"),
     ("subcode_histogram_backward", "x"),
+    ("rvq_decode", "index"),
+    ("rvq_encode", "codes"),
+    ("rvq_encode", "x"),
     ("update_adjacency", "adjacency"),
 }
 # Alone, an array of any extents is fine.

@@ -121,7 +121,7 @@ def rotate_to(x: Tensor, q: Tensor, eps: float = 1e-6) -> Tensor:
         return out
     if x.dim() == 0 or x.shape != q.shape:
         raise ValueError(f"rotate_to: q must be of the shape of x, (..., D), got {tuple(q.shape)} for {tuple(x.shape)}")
-    rows = _rotate_to(x.reshape(-1, x.shape[-1]), q.reshape(-1, x.shape[-1]), eps)
+    rows: Tensor = _rotate_to(x.reshape(-1, x.shape[-1]), q.reshape(-1, x.shape[-1]), eps)
     return rows.reshape(x.shape)
 
 
