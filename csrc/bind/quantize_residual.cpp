@@ -15,7 +15,7 @@
 namespace tk::bind {
 namespace {
 
-constexpr int64_t kMostCodes = INT32_MAX;
+constexpr int64_t kMostBookCodes = INT32_MAX;
 constexpr double kLeastNorm = 1e-18;  // its square is a normal float32
 // Shapes by rank: one index a row of codes, of one book or of several.
 constexpr const char* kIndexShape[] = {"", "N", "A N", "A B N", "A B C N"};
@@ -46,7 +46,7 @@ py::object lookup(py::handle codes_, py::handle index_, py::handle out_) {
 
 int64_t count_of_codes(Call& call, py::handle codes_count_) {
   const int64_t codes = call.set_count("K", 'K', codes_count_);
-  if (codes > kMostCodes) call.fail_value("K", "below 2^31 (the number of codes)", std::to_string(codes));
+  if (codes > kMostBookCodes) call.fail_value("K", "below 2^31 (the number of codes)", std::to_string(codes));
   return codes;
 }
 
@@ -123,7 +123,7 @@ py::object rvq_encode(py::handle x_, py::handle codes_, py::handle n_q_, std::st
   const bool grouped = x.ndim == 3;
   const Tensor codes = call.in("codes", codes_, dtype_bit(x.dtype), grouped ? "G Q K D" : "Q K D");
   const int64_t count = call.dim('K');
-  if (count < 1 || count > kMostCodes) {
+  if (count < 1 || count > kMostBookCodes) {
     call.fail_value("codes", "at least 1 and below 2^31 codes a book", std::to_string(count));
   }
   const LayerCounts n_q = layer_counts(call, n_q_, grouped);
