@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("torch", reason="bench races torch")
 pytest.importorskip("threadpoolctl", reason="bench needs the bench extra")
-from bench import attention, cluster, core, machine, memory, merge, overhead, report
+from bench import attention, cluster, core, machine, memory, merge, overhead, quantize, report
 
 import tokernel
 
@@ -24,7 +24,7 @@ ROW_KEYS = [
     "family", "op", "case", "dtype", "backend", "threads", "seconds", "spread",
     "peer", "peer_seconds", "ratio", "peak_share", "peak_mem_bytes",
 ]  # fmt: skip
-CASES = [*merge.cases(), *cluster.cases(), *attention.cases(), *overhead.cases()]
+CASES = [*merge.cases(), *cluster.cases(), *attention.cases(), *quantize.cases(), *overhead.cases()]
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +70,14 @@ def test_promised_cases_carry_their_floors():
     assert ("ratio", 3.0) in floors["attention Segments", "1x32768x64, 1024 of 32"]
     assert ("ratio", 1 / 2.6) in floors["attention_backward", "8x4096x64"]
     assert ("overhead", 1.6e-6) in floors["gather_rows", "torch, eager"]
+    assert ("ratio", 3.0) in floors["nearest", "16384x256, K=8192, torch cdist"]
+    for module, case, ratio in (
+        ("faiss", "16384x8, K=16384, faiss IndexFlatL2", 1.0),
+        ("faiss", "16384x256, K=8192, faiss IndexFlatL2", 1.6),
+        ("vector_quantize_pytorch", "16384x8, K=16384, vector-quantize-pytorch", 20.0),
+    ):
+        if importlib.util.find_spec(module):
+            assert ("ratio", ratio) in floors["nearest", case]
 
 
 def quick_rows(case: core.Case, **changes) -> list[core.Result]:
