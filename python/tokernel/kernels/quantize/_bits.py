@@ -58,10 +58,11 @@ def fsq_encode(
     the lowest level everywhere. A hard clamp takes ``clamp(., -1, 1)`` for tanh and ``s = o / h``; only then are codes
     of up to 1000 levels fixed points, since tanh draws them inwards.
 
-    Codes lie in [-1, 1]; those of an even L that is not symmetric never reach 1. In float32 with a tanh of our own, to
-    a relative error of 4e-7: codes and indices have the same bits on every backend. NaN has code NaN and counts as
-    level 0. A level that the factor 1.001 pushes beyond L - 1 (more than 1000 levels) is L - 1; that is ours, not the
-    paper's.
+    Codes lie in [-1, 1]; those of an even L that is not symmetric never reach 1. Where no dimension has more than 16
+    levels, z is compared with the steps at which the formula changes its level, computed in float64 and rounded to
+    float32; otherwise the formula runs in float32 with a tanh of our own, to a relative error of 4e-7. Either way codes
+    and indices have the same bits on every backend. NaN has code NaN and counts as level 0. A level that the factor
+    1.001 pushes beyond L - 1 (more than 1000 levels) is L - 1. The steps and that cut are ours, not the paper's.
 
     Args:
         z: (..., D) float32, float16 or bfloat16 of one to four dimensions.
