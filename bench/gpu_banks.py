@@ -193,6 +193,8 @@ def _quantize_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
         yield lambda signs=signs, bits=bits: quantize.sign_pack(signs, bits)  # type: ignore[misc]
     yield lambda: quantize.bucketize(x, torch.linspace(-2, 2, 63))
     yield lambda: quantize.codebook_stats(_labels(600, 90), 90)
+    yield lambda: quantize.rvq_encode(x, codes[None, :60])  # residuals in shared memory, and then in the workspace
+    yield lambda: quantize.rvq_encode(x, codes[None])
 
 
 def cases(family: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:

@@ -237,6 +237,34 @@ def _codes_without_a_book() -> dict[str, Cost]:
     }
 
 
+def _codebook_stacks() -> dict[str, Cost]:
+    """8 books of 1024 codes of 128 for 16384 rows, as an audio codec has them; the small kinds take 64 rows."""
+    rows, books, codes, width, few, splits = 16384, 8, 1024, 128, 64, 16
+    case, table, x = f"N={rows} Q={books} K={codes} D={width}", books * codes * width, rows * width
+    norms, answers, residual = books * codes * F32, rows * (books * (I64 + F32) + width * F32), few * width * F32
+    layer, parts = f"N={few} K={codes} D={width} fp32, one layer", splits * few * 2 * F32
+    tiles, state = 2 * 64 * 20 * F32, 64 * 4 * F32  # in shared memory, besides the residuals
+    picked, index = rows * width * BF16, rows * I64
+    return {
+        "rvq_norms_kernel": Cost(f"{case} fp32", table * F32 + norms, flops=2.0 * table),
+        "rvq_stack_kernel": Cost(
+            f"{case} fp32",
+            (table + x) * F32 + norms + answers,
+            2.0 * rows * table,
+            dynamic_shared=tiles + state + 64 * (width + 4) * F32,
+        ),
+        "rvq_start_kernel": Cost(f"N={few} D={width} fp32", 3 * residual + few * F32),
+        "rvq_search_kernel": Cost(layer, codes * (width + 1) * F32 + residual + parts, 2.0 * few * codes * width),
+        "rvq_step_kernel": Cost(layer, parts + 5 * residual + few * (I64 + 3 * F32)),
+        "rvq_decode_kernel": Cost(f"{case} bf16", table * BF16 + books * index + picked),
+        "lookup_kernel": Cost(f"N={rows} K={codes} D={width} bf16", codes * width * BF16 + index + picked),
+        "transpose_index_kernel": Cost(f"N={rows} Q={books}", 2.0 * books * index),
+        "round_sums_kernel": Cost(f"Q={books} K={codes} D={width} bf16", table * (F32 + BF16)),
+        "rotate_to_kernel": Cost(f"N={rows} D={width} bf16", 3.0 * picked, flops=10.0 * x),
+        "rotate_to_backward_kernel": Cost(f"N={rows} D={width} bf16", 4.0 * picked, flops=20.0 * x),
+    }
+
+
 def _choices() -> dict[str, Cost]:
     """A quarter of 4096 scores, for 256 rows."""
     rows, width, k = 256, 4096, 1024
@@ -539,6 +567,7 @@ COSTS: dict[str, Cost] = {
     **_kmeans(),
     **_nearest(),
     **_codes_without_a_book(),
+    **_codebook_stacks(),
     **_choices(),
     **_points(),
     **_vocabulary(),
