@@ -137,6 +137,8 @@ def cases() -> list[Case]:
     short, long = (16384, 16384, 8), (16384, 8192, 256)
     race("nearest", "faiss IndexFlatL2", short, 1, Floor("ratio", 1.0), TWO_THREADS)
     race("nearest", "vector-quantize-pytorch", short, 1, Floor("ratio", 20.0))
+    for width in (2, 4, 16):
+        race("nearest", "faiss IndexFlatL2", (16384, 4096, width), 1, Floor("ratio", 1.0), TWO_THREADS)
     race("nearest", "faiss IndexFlatL2", long, 1, Floor("ratio", 1.6), Floor("peak", 0.85), TWO_THREADS)
     race("nearest", TORCH, long, 1, Floor("ratio", 3.0))
     for width in (64, 128):
