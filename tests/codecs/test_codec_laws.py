@@ -275,15 +275,12 @@ def test_beyond_63_bits_there_are_indices_of_groups_alone():
     assert torch.equal(bsq.group_index(out.index), out.index)
 
 
-def test_an_even_grid_never_reaches_one_and_rounds_half_to_even():
+def test_an_even_grid_never_reaches_one():
+    # Rounding half to even is held by the tests of the op.
     fsq = codecs.FSQ([8])
     assert fsq(torch.tensor([[99.0]])).quantized.item() == 0.75
     assert fsq(torch.tensor([[-99.0]])).quantized.item() == -1
     assert fsq(torch.tensor([[0.0]])).quantized.item() == 0
-    odd = codecs.FSQ([5], hard_clamp=True)
-    half = torch.tensor([[0.5], [1.5]]) / (2 * 1.001)  # halves of a step, up to rounding
-    assert odd(half).quantized.flatten().tolist() in ([0.0, 1.0], [0.5, 1.0], [0.5, 0.5], [0.0, 0.5])
-    torch.testing.assert_close(torch.round(torch.tensor([0.5, 1.5, 2.5])), torch.tensor([0.0, 2.0, 2.0]))
 
 
 def test_entropies_differ_by_their_logarithm_and_by_how_codebooks_are_put_together():
