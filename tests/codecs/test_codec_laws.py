@@ -276,7 +276,7 @@ def test_beyond_63_bits_there_are_indices_of_groups_alone():
 
 
 def test_an_even_grid_never_reaches_one():
-    # Rounding half to even is held by the tests of the op.
+    # Half to even cannot be seen: h = 1.001 (L - 1) / 2 puts the ties of the grid between two float32 inputs.
     fsq = codecs.FSQ([8])
     assert fsq(torch.tensor([[99.0]])).quantized.item() == 0.75
     assert fsq(torch.tensor([[-99.0]])).quantized.item() == -1
