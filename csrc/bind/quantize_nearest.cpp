@@ -33,18 +33,9 @@ CodeSearchCall code_search(Call& call, py::handle x_, py::handle codes_, std::st
   const bool x_books = x.ndim == 3;
   const bool c_books = codes.ndim == 3;
   const bool books = x_books || c_books;
-  return {{x.data,
-           codes.data,
-           x.dtype,
-           metric_of(call, metric_, Products::allowed),
-           books ? call.dim('Q') : 1,
-           call.dim('N'),
-           count,
-           call.dim('D'),
-           x_books ? x.stride(0) : 0,
-           x.stride(x_books ? 1 : 0),
-           c_books ? codes.stride(0) : 0,
-           codes.stride(c_books ? 1 : 0)},
+  return {{x.data, codes.data, x.dtype, metric_of(call, metric_, Products::allowed), books ? call.dim('Q') : 1,
+           call.dim('N'), count, call.dim('D'), x_books ? x.stride(0) : 0, x.stride(x_books ? 1 : 0),
+           c_books ? codes.stride(0) : 0, codes.stride(c_books ? 1 : 0)},
           books};
 }
 
@@ -79,8 +70,7 @@ py::object nearest_topk(py::handle x_, py::handle codes_, py::handle k_, std::st
   const char* shape = c.books ? "Q N J" : "N J";
   const Tensor index = call.out("index", index_, DType::i64, shape);
   const Tensor best = call.out("best", best_, DType::f32, shape);
-  TK_RUN(call, quantize, nearest_topk,
-         quantize::NearestTopkArgs{c.search, index.as<int64_t>(), best.as<float>(), k});
+  TK_RUN(call, quantize, nearest_topk, quantize::NearestTopkArgs{c.search, index.as<int64_t>(), best.as<float>(), k});
   return call.results();
 }
 
