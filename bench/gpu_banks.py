@@ -196,6 +196,20 @@ def _quantize_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     yield lambda: quantize.rvq_encode(x, codes[None, :60])  # residuals in shared memory, and then in the workspace
     yield lambda: quantize.rvq_encode(x, codes[None])
 
+    def entropies() -> object:
+        leaves = [t.clone().requires_grad_() for t in (x[:, :24], codes[:, :24])]
+        found = ops.codebook_entropy(*leaves, weight=torch.ones(70), log_floor=1e-5)
+        return torch.autograd.grad(found.entropy.sum() + found.mean_prob.square().sum(), leaves)
+
+    yield entropies
+    bits = randn(70, 2, 9, dtype=dtype)
+
+    def histogram() -> object:
+        leaf = bits.clone().requires_grad_()
+        return torch.autograd.grad(ops.subcode_histogram(leaf, 2.0).square().sum(), leaf)
+
+    yield histogram
+
 
 def cases(family: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     """Calls that launch every kernel of a family that uses shared memory."""

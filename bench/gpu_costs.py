@@ -557,6 +557,36 @@ def _attention_parts() -> dict[str, Cost]:
     }
 
 
+def _soft_codes() -> dict[str, Cost]:
+    """Entropies of 4096 rows over 16384 codes of 8, and histograms of 65536 groups of 8 bits."""
+    rows, codes, width, bits, groups = 4096, 16384, 8, 8, 65536
+    case, vectors, products = f"N={rows} K={codes} D={width} fp32", (rows + codes) * width * F32, 2.0 * rows * codes
+    norms = 3 * (rows + codes) * F32
+    splits = 5  # of the codes, so that 64 blocks of rows fill 132 multiprocessors twice
+    stats, centres, answers = splits * rows * 4 * F32, splits * rows * 2 * F32, rows * 2 * F32
+    columns, sub_case, parts = 2 * codes * F32, f"{groups} of {bits} bits fp32", 128
+    return {
+        "soft_norms_kernel": Cost(case, vectors + norms, flops=2.0 * (rows + codes) * width),
+        "soft_rows_kernel": Cost(case, vectors + norms + stats, flops=products * width),
+        "soft_columns_kernel": Cost(case, vectors + norms + answers + columns, flops=products * width),
+        "soft_total_kernel": Cost(f"N={rows}", rows * F32),
+        "soft_centres_kernel": Cost(case, centres + answers),
+        "soft_gradient_kernel": Cost(case, 2 * vectors + norms + answers, flops=2 * products * width),
+        "soft_turn_kernel": Cost(case, 2 * rows * width * F32 + rows * 2 * F32, flops=2.0 * rows * width),
+        "codebook_entropy_join_kernel": Cost(case, stats + 2 * answers),
+        "codebook_lse_join_kernel": Cost(case, stats + answers + rows * I64),
+        "fold_parts_kernel": Cost(case, columns + codes * F32),
+        "bit_entropy_kernel": Cost(sub_case, groups * (bits + 1) * F32),
+        "bit_entropy_backward_kernel": Cost(sub_case, groups * (2 * bits + 1) * F32),
+        "subcode_histogram_kernel": Cost(
+            sub_case, groups * bits * F32 + parts * 2**bits * F32, flops=2.0 * groups * 2**bits
+        ),
+        "subcode_histogram_backward_kernel": Cost(
+            sub_case, 2 * groups * bits * F32 + 2**bits * F32, flops=2.0 * bits * groups * 2**bits
+        ),
+    }
+
+
 COSTS: dict[str, Cost] = {
     **_rows(),
     **_matching(),
@@ -568,6 +598,7 @@ COSTS: dict[str, Cost] = {
     **_nearest(),
     **_codes_without_a_book(),
     **_codebook_stacks(),
+    **_soft_codes(),
     **_choices(),
     **_points(),
     **_vocabulary(),

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """codebook_entropy and its gradient on every backend against NumPy in float64."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from bits import on_one_and_two_threads
@@ -369,3 +372,31 @@ def test_far_logits(backend, rng):
     z = 100.0 * scores(x.astype(np.float64), codes.astype(np.float64), "dot")
     np.testing.assert_allclose(found.lse, z.max(1), rtol=1e-5)
     assert np.isfinite(found.entropy).all()
+
+
+ONE_CALL = """
+import pathlib, sys
+import numpy as np
+from tokernel.kernels import quantize
+
+def resident(field):
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.split(field)[1].split()[0]) * 1024
+
+rng = np.random.default_rng(0)
+x, codes = (rng.standard_normal(s).astype(np.float32) for s in ((256, 8), (131072, 8)))
+found = quantize.codebook_entropy(x[:2], codes[:100])
+quantize.codebook_entropy_backward(x[:2], codes[:100], found.lse, found.lse)
+pathlib.Path("/proc/self/clear_refs").write_text("5")
+before = resident("VmRSS:")
+found = quantize.codebook_entropy(x, codes)
+quantize.codebook_entropy_backward(x, codes, found.lse, found.lse, found.mean_prob)
+print(resident("VmHWM:") - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_matrix_of_probabilities_is_never_stored():
+    """256 x 131072 of them would take 128 MiB."""
+    run = subprocess.run([sys.executable, "-c", ONE_CALL], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 48 << 20
