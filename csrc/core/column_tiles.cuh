@@ -46,8 +46,8 @@ __device__ __forceinline__ void load_tile(Stored* shared, const Vectors<T>& v, i
     } else if constexpr (kAligned) {
       using Items = ItemsRead<T, kUnit>;
       const Items items = valid ? *reinterpret_cast<const Items*>(from) : Items{};
-#pragma unroll
-      for (int e = 0; e < kUnit; ++e) to[e] = to_float(items.item[e]);
+      *reinterpret_cast<float4*>(to) =
+          float4{to_float(items.item[0]), to_float(items.item[1]), to_float(items.item[2]), to_float(items.item[3])};
     } else {
 #pragma unroll
       for (int e = 0; e < kUnit; ++e) {
