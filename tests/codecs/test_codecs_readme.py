@@ -22,3 +22,8 @@ def test_the_snippets_run(capsys: pytest.CaptureFixture[str]):
     assert "bsq torch.Size([2, 64, 2])" in printed
     assert "pq torch.Size([100, 4]) torch.Size([3, 5])" in printed
     assert "best-rq torch.Size([2, 50, 4])" in printed
+    assert "wetok torch.Size([2, 64, 4]) ['codebook_entropy', 'commitment', 'entropy', 'per_sample_entropy']" in printed
+    assert "fqgan torch.Size([2, 16, 4, 4]) ['codebook', 'commitment', 'disentangle', 'entropy']" in printed
+    assert "tokenflow torch.Size([2, 21]) torch.Size([2, 20, 40])" in printed
+    assert "tokenbridge tensor(True)" in printed
+    assert "audio [10, 20, 40] 525" in printed

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Imported on first use: the modules need torch, the registry of papers does not.
 _MODULES = ("codebook",)
-_PAPERS: tuple[str, ...] = ()
+_PAPERS = ("audio_tokens", "fqgan", "tokenbridge", "tokenflow", "wetok")
 _NAMES = {
     "BSQ": "_bits",
     "FSQ": "_grid",
