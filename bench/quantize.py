@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from bench import quantize_bits, quantize_codebook, quantize_entropy, quantize_nearest
+from bench import quantize_bits, quantize_codebook, quantize_entropy, quantize_nearest, quantize_residual
 from bench.core import Case
 
 
 def cases() -> list[Case]:
     """Every case of the family, in the order of the table."""
-    families = (quantize_nearest, quantize_bits, quantize_entropy, quantize_codebook)
+    families = (quantize_nearest, quantize_bits, quantize_entropy, quantize_codebook, quantize_residual)
     return [case for family in families for case in family.cases()]
