@@ -253,7 +253,7 @@ def test_bad_input(given, message):
         quantize.rvq_encode(**call)
 
 
-@pytest.mark.parametrize("size", [(300, 4, 140, 32), (300, 3, 300, 8)])
+@pytest.mark.parametrize("size", [(300, 4, 140, 32), (300, 3, 300, 8), (3100, 2, 130, 16), (3100, 2, 9, 5)])
 def test_any_number_of_threads(rng, size):
     rows, layers, count, width = size
     x, codes, n_q = normal(rng, rows, width), normal(rng, layers, count, width), rng.integers(0, layers + 1, rows)
