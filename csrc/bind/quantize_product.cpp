@@ -22,21 +22,39 @@ quantize::ProductCodes product_codes(Call& call, py::handle codes_) {
   return {codes.data, codes.dtype, codes.size(0), codes.size(1), codes.stride(0)};
 }
 
+// Without a branch for a code, so that many are looked at at once.
+template <class C>
+bool all_below(const C* codes, int64_t size, int64_t count) {
+  if constexpr (sizeof(C) == 1) {
+    C most = 0;
+    for (int64_t i = 0; i < size; ++i) most = codes[i] > most ? codes[i] : most;
+    return size == 0 || most < count;
+  } else {
+    bool fits = true;
+    for (int64_t i = 0; i < size; ++i) fits &= codes[i] >= 0 && codes[i] < count;
+    return fits;
+  }
+}
+
+template <class C>
+void check_code_rows(const Call& call, const quantize::ProductCodes& codes, int64_t count) {
+  const bool close = codes.row_stride == codes.parts;
+  if (close && all_below(quantize::row_codes<C>(codes, 0), codes.rows * codes.parts, count)) return;
+  for (int64_t n = 0; n < codes.rows; ++n) {
+    const C* row = quantize::row_codes<C>(codes, n);
+    for (int64_t m = 0; m < codes.parts; ++m) {
+      const auto code = static_cast<int64_t>(row[m]);
+      if (code >= 0 && code < count) continue;
+      call.fail_value("codes", "in [0, " + std::to_string(count) + ")",
+                      std::to_string(code) + " in row " + std::to_string(n) + ", part " + std::to_string(m));
+    }
+  }
+}
+
 // Nothing to read where a byte cannot be out of range.
 void check_product_codes(const Call& call, const quantize::ProductCodes& codes, int64_t count) {
   if (!Call::on_host() || (codes.dtype == DType::u8 && count > UINT8_MAX)) return;
-  TK_CODE_SWITCH(codes.dtype, C, {
-    for (int64_t n = 0; n < codes.rows; ++n) {
-      const C* row = quantize::row_codes<C>(codes, n);
-      bool fits = true;
-      for (int64_t m = 0; m < codes.parts; ++m) fits &= row[m] >= C{0} && static_cast<int64_t>(row[m]) < count;
-      for (int64_t m = 0; !fits && m < codes.parts; ++m) {
-        if (row[m] >= C{0} && static_cast<int64_t>(row[m]) < count) continue;
-        call.fail_value("codes", "in [0, " + std::to_string(count) + ")",
-                        std::to_string(row[m]) + " in row " + std::to_string(n) + ", part " + std::to_string(m));
-      }
-    }
-  })
+  TK_CODE_SWITCH(codes.dtype, C, check_code_rows<C>(call, codes, count))
 }
 
 // Whether K and the dtype of codes go together.

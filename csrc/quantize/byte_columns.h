@@ -24,16 +24,24 @@ TK_INLINE vb permute(vb index, vb lower, vb upper) {
 }
 
 // Within each 16 bytes, those of the lower or the upper eight of x and y in turns.
-template <bool kUpper, int kBytes>
+template <bool kUpper>
 TK_INLINE vb weave_bytes(vb x, vb y) {
   vb pick;
 #pragma GCC unroll 64
-  for (int i = 0; i < 64; ++i) {
-    const int lane = i / 16 * 16;
-    const int k = i % 16 / kBytes;  // of the units of kBytes
-    pick[i] = static_cast<uint8_t>(lane + kUpper * 8 + k / 2 * kBytes + i % kBytes + k % 2 * 64);
-  }
+  for (int i = 0; i < 64; ++i) pick[i] = static_cast<uint8_t>(i / 16 * 16 + kUpper * 8 + i % 16 / 2 + i % 2 * 64);
   return __builtin_shuffle(x, y, pick);
+}
+
+// Likewise pairs of bytes. In assembly: GCC 12 takes a permutation that needs one more register.
+template <bool kUpper>
+TK_INLINE vb weave_pairs(vb x, vb y) {
+  vb woven;
+  if (kUpper) {
+    asm("vpunpckhwd %2, %1, %0" : "=v"(woven) : "v"(x), "v"(y));
+  } else {
+    asm("vpunpcklwd %2, %1, %0" : "=v"(woven) : "v"(x), "v"(y));
+  }
+  return woven;
 }
 
 // A table of `count` floats as planes; what is missing to 256 is zero.
@@ -58,12 +66,12 @@ TK_INLINE void add_entries(vb codes, const uint8_t* planes, vf (&sum)[4]) {
   const vb b = look_up_plane(codes, upper_half, planes + 256);
   const vb c = look_up_plane(codes, upper_half, planes + 512);
   const vb d = look_up_plane(codes, upper_half, planes + 768);
-  const vb ab[2] = {weave_bytes<false, 1>(a, b), weave_bytes<true, 1>(a, b)};
-  const vb cd[2] = {weave_bytes<false, 1>(c, d), weave_bytes<true, 1>(c, d)};
+  const vb ab[2] = {weave_bytes<false>(a, b), weave_bytes<true>(a, b)};
+  const vb cd[2] = {weave_bytes<false>(c, d), weave_bytes<true>(c, d)};
 #pragma GCC unroll 2
   for (int i = 0; i < 2; ++i) {
-    sum[2 * i] += (vf)weave_bytes<false, 2>(ab[i], cd[i]);
-    sum[2 * i + 1] += (vf)weave_bytes<true, 2>(ab[i], cd[i]);
+    sum[2 * i] += (vf)weave_pairs<false>(ab[i], cd[i]);
+    sum[2 * i + 1] += (vf)weave_pairs<true>(ab[i], cd[i]);
   }
 }
 
@@ -76,8 +84,8 @@ TK_INLINE void transpose_bytes(vb (&r)[kParts]) {
     vb next[kParts];
 #pragma GCC unroll 8
     for (int i = 0; i < kParts / 2; ++i) {
-      next[2 * i] = weave_bytes<false, 1>(r[i], r[i + kParts / 2]);
-      next[2 * i + 1] = weave_bytes<true, 1>(r[i], r[i + kParts / 2]);
+      next[2 * i] = weave_bytes<false>(r[i], r[i + kParts / 2]);
+      next[2 * i + 1] = weave_bytes<true>(r[i], r[i + kParts / 2]);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < kParts; ++i) r[i] = next[i];
