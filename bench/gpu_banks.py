@@ -195,6 +195,9 @@ def _quantize_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     yield lambda: quantize.codebook_stats(_labels(600, 90), 90)
     yield lambda: quantize.rvq_encode(x, codes[None, :60])  # residuals in shared memory, and then in the workspace
     yield lambda: quantize.rvq_encode(x, codes[None])
+    product = torch.randint(0, 64, (700, 8), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    tables = quantize.adc_tables(randn(2, 16, dtype=dtype), randn(8, 64, 2, dtype=dtype, seed=1))
+    yield lambda: quantize.adc_scan(product, tables, 10)
 
     def entropies() -> object:
         leaves = [t.clone().requires_grad_() for t in (x[:, :24], codes[:, :24])]

@@ -214,6 +214,32 @@ def _nearest() -> dict[str, Cost]:
     }
 
 
+def _product_codes() -> dict[str, Cost]:
+    """2^20 rows of 16 parts, 8 wide, as bytes; 16 queries for their 10 best, of 64 chunks of 16384 rows each."""
+    rows, parts, width, codes, queries, k, chunks = 1 << 20, 16, 8, 256, 16, 10, 64
+    case, cells, book = f"N={rows} M={parts}", parts * codes, parts * codes * width * F32
+    lists = queries * chunks * k * I64
+    sums = float(queries) * rows * parts
+    return {
+        "pq_encode_kernel": Cost(f"{1 << 14} rows of M={parts}", (1 << 14) * parts * (I64 + 1)),
+        "pq_decode_kernel": Cost(f"{case} d={width} fp32", rows * parts * (1 + width * F32) + book),
+        "adc_tables_kernel": Cost(
+            f"B={queries} M={parts} K={codes} d={width} fp32",
+            queries * parts * (width + codes) * F32 + book,
+            flops=3.0 * queries * cells * width,
+        ),
+        "adc_scan_kernel": Cost(
+            f"{case} B={queries} k={k}",
+            rows * parts + queries * cells * F32 + lists,
+            flops=sums,
+            dynamic_shared=1024 * I64 + cells * F32,
+        ),
+        "adc_merge_kernel": Cost(
+            f"B={queries} k={k}, {chunks} chunks", lists + queries * k * (F32 + I64), dynamic_shared=1024 * I64
+        ),
+    }
+
+
 def _codes_without_a_book() -> dict[str, Cost]:
     """2^20 rows of 4 levels, 32 signs in groups of 8, and 2^22 values or ids; what a codebook of 16384 has seen."""
     rows, axes, channels, groups, items, codes = 1 << 20, 4, 32, 4, 1 << 22, 16384
@@ -599,6 +625,7 @@ COSTS: dict[str, Cost] = {
     **_codes_without_a_book(),
     **_codebook_stacks(),
     **_soft_codes(),
+    **_product_codes(),
     **_choices(),
     **_points(),
     **_vocabulary(),
