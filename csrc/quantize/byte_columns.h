@@ -13,6 +13,8 @@ constexpr int64_t kGroup = 64;  // rows whose codes of one part fill a register
 TK_INLINE bool looks_up_bytes() { return __builtin_cpu_supports("avx512vbmi"); }
 
 typedef uint8_t vb __attribute__((vector_size(64), may_alias));
+typedef uint8_t v16 __attribute__((vector_size(16), may_alias));
+typedef uint8_t v16_unaligned __attribute__((vector_size(16), may_alias, aligned(1)));
 typedef uint8_t vb_unaligned __attribute__((vector_size(64), may_alias, aligned(1)));
 
 TK_INLINE vb load_bytes(const uint8_t* p) { return *reinterpret_cast<const vb_unaligned*>(p); }
@@ -46,13 +48,17 @@ TK_INLINE vb weave_pairs(vb x, vb y) {
 
 // A table of `count` floats as planes; what is missing to 256 is zero.
 TK_INLINE void split_table(const float* table, int64_t count, uint8_t* planes) {
-  for (int64_t k = 0; k < 256; ++k) {
-    const uint32_t bits = k < count ? detail::bit_cast<uint32_t>(table[k]) : 0u;
-    for (int i = 0; i < 4; ++i) planes[i * 256 + k] = static_cast<uint8_t>(bits >> (8 * i));
+  for (int64_t k = 0; k < 256; k += W) {
+    const int64_t left = count - k;
+    const vf entries = left >= W ? load(table + k) : left > 0 ? load_n(table + k, static_cast<int>(left)) : zero();
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      *reinterpret_cast<v16_unaligned*>(planes + i * 256 + k) = __builtin_convertvector((vu)entries >> (8 * i), v16);
+    }
   }
 }
 
-// One plane of 64 entries.
+// 64 entries of one plane.
 TK_INLINE vb look_up_plane(vb codes, __mmask64 upper_half, const uint8_t* plane) {
   const vb low = permute(codes, load_bytes(plane), load_bytes(plane + 64));
   const vb high = permute(codes, load_bytes(plane + 128), load_bytes(plane + 192));
