@@ -86,17 +86,13 @@ def grouped(frames: Tensor, groups: int) -> Tensor:
     return frames.unflatten(1, (groups, HOP // groups)).transpose(0, 1)
 
 
-def climb(stack: str, groups: int, books: Tensor, judging: Speech, depths: Sequence[int]) -> tuple[list[Rung], Tensor]:
-    """Encode, pack, unpack and decode the prompts that judge, at every depth.
-
-    Returns:
-        one :class:`Rung` a depth, and the frames (n, 160) at the last of them.
-    """
+def climb(stack: str, groups: int, books: Tensor, judging: Speech, depths: Sequence[int]) -> list[Rung]:
+    """Encode, pack, unpack and decode the prompts that judge, at every depth: one :class:`Rung` each."""
     codes = books.shape[2]
     bits = (codes - 1).bit_length()
     seconds = sum(len(sound) for sound in judging.sounds) / RATE
     ids = ops.rvq_encode(grouped(judging.frames, groups), books).index
-    rungs, frames = [], judging.frames
+    rungs = []
     for depth in depths:
         flat = ids[..., :depth].transpose(0, 1).flatten(1).contiguous()
         packed = ops.pack_bits(flat.reshape(1, -1), bits)
@@ -106,4 +102,4 @@ def climb(stack: str, groups: int, books: Tensor, judging: Speech, depths: Seque
         usage = float(torch.as_tensor(stats.usage).double().mean())
         kbps = 8 * packed.numel() / seconds / 1000
         rungs.append(Rung(stack, depth, kbps, snr(judging.rebuilt(frames), judging.sounds), usage))
-    return rungs, frames
+    return rungs
