@@ -40,9 +40,12 @@ foreach(isa IN LISTS TOKERNEL_ISAS)
 endforeach()
 
 list(REMOVE_ITEM TOKERNEL_CORE_SOURCES ${references})
-pybind11_add_module(_C MODULE csrc/bind/module_cpu.cpp ${TOKERNEL_BIND_SOURCES} ${TOKERNEL_CORE_SOURCES}
-                    ${references} ${objects})
-set_source_files_properties(${TOKERNEL_CORE_SOURCES} ${references} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+# Apart from the binding room: only that depends on where pybind11 lies, which differs in every isolated build.
+add_library(tk_ref OBJECT ${TOKERNEL_CORE_SOURCES} ${references})
+target_compile_options(tk_ref PRIVATE ${TOKERNEL_BASELINE} -Wall -Wextra -Wno-psabi)
+target_include_directories(tk_ref PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
+
+pybind11_add_module(_C MODULE bind/module_cpu.cpp ${TOKERNEL_BIND_SOURCES} $<TARGET_OBJECTS:tk_ref> ${objects})
 tk_join_binding(_C)
 target_compile_definitions(_C PRIVATE TK_MODULE_CPU)
 target_compile_options(_C PRIVATE ${TOKERNEL_BASELINE} -Wall -Wextra -Wno-psabi)

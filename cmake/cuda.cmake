@@ -34,7 +34,7 @@ set_target_properties(tk_cuda PROPERTIES CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED
 target_include_directories(tk_cuda PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
 target_compile_options(tk_cuda PRIVATE -Xptxas=-v -Xfatbin=-compress-all)
 
-pybind11_add_module(_cuda MODULE csrc/bind/module_cuda.cpp ${TOKERNEL_BIND_SOURCES} $<TARGET_OBJECTS:tk_cuda>)
+pybind11_add_module(_cuda MODULE bind/module_cuda.cpp ${TOKERNEL_BIND_SOURCES} $<TARGET_OBJECTS:tk_cuda>)
 set_target_properties(_cuda PROPERTIES LINKER_LANGUAGE CXX)
 tk_join_binding(_cuda)
 target_compile_definitions(_cuda PRIVATE TK_MODULE_CUDA)

@@ -32,7 +32,7 @@ target_compile_options(tk_simt_executor PRIVATE -O2 -Wall -Wextra -Wno-psabi -Wn
 target_include_directories(tk_simt_executor PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
 
 # NO_EXTRAS and FILES: neither the build nor the installation may strip the line tables.
-pybind11_add_module(_simt MODULE NO_EXTRAS csrc/bind/module_simt.cpp csrc/simt/bind_simt.cpp ${TOKERNEL_BIND_SOURCES}
+pybind11_add_module(_simt MODULE NO_EXTRAS bind/module_simt.cpp simt/bind_simt.cpp ${TOKERNEL_BIND_SOURCES}
                     $<TARGET_OBJECTS:tk_simt_executor> $<TARGET_OBJECTS:tk_simt_kernels>)
 tk_join_binding(_simt)
 target_compile_definitions(_simt PRIVATE TK_MODULE_SIMT)
