@@ -12,7 +12,7 @@ import pytest
 
 import tokernel
 
-# Workers of pytest-xdist share the cores: several OpenMP threads of torch in each would wait for each other by spinning.
+# Workers of pytest-xdist share the cores: several OpenMP threads of torch in each would wait for each other and spin.
 # Set before any test imports torch.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
