@@ -94,6 +94,52 @@ def test_golden_encodec():
     assert found == data["num_quantizers_for_bandwidth"].tolist()
 
 
+def ema_start(data, steps):
+    """The state before the first step. The file has the last one under every number: the averages are undone."""
+    decay = float(data["decay"])
+    counts, sums = data["cluster_size_0"].double(), data["embed_avg_0"].double()
+    for step in range(steps - 1, -1, -1):
+        onehot = torch.nn.functional.one_hot(data[f"indices_{step}"][0], len(counts)).double()
+        counts = (counts - (1 - decay) * onehot.sum(0)) / decay
+        sums = (sums - (1 - decay) * onehot.T @ data[f"x_{step}"][0].double()) / decay
+    codes = torch.full_like(sums, 1e3)  # what no row of the first step met is not known, and far away
+    codes[data["indices_0"][0]] = data["quantized_0"][0].double()
+    return codes.float(), counts.float(), sums.float()
+
+
+@pytest.mark.parametrize(("name", "steps"), [("encodec_ema", 3), ("encodec_ema_dead_codes", 2)])
+def test_golden_averages_of_encodec_where_dead_codes_do_not_move(name, steps):
+    data = golden(name)
+    settings = {"decay": float(data["decay"]), "eps": float(data["eps"]), "threshold": float(data["threshold"])}
+    ours = VectorQuantizer(4, 8, encodec_compat=True, **settings)
+    for buffer, start in zip((ours.book.codes, ours.book.counts, ours.book.sums), ema_start(data, steps), strict=True):
+        buffer.copy_(start)
+    for step in range(steps):
+        out = ours(data[f"x_{step}"])
+        assert torch.equal(out.index, data[f"indices_{step}"])
+        torch.testing.assert_close(out.quantized, data[f"quantized_{step}"], rtol=0, atol=2e-5)
+    torch.testing.assert_close(ours.codebook, data[f"embed_{steps}"], rtol=0, atol=2e-5)
+    torch.testing.assert_close(ours.book.counts, data[f"cluster_size_{steps}"], rtol=0, atol=2e-5)
+    if int(data["threshold"]):
+        assert data["expired_0"].any()  # the official code draws replacements, and overwrites them at once
+
+
+def test_golden_training_gradients_of_encodec():
+    data = golden("encodec_rvq_train_grads")
+    layers, codes, dim = data["codebooks_before"].shape
+    ours = ResidualVQ(dim, codes, layers, decay=0.99, commitment_weight=1.0, channel_first=True, encodec_compat=True)
+    ours.set_codes(data["codebooks_before"])
+    x = data["x"].clone().requires_grad_()
+    out = ours(x)
+    assert torch.equal(out.index.permute(2, 0, 1), data["codes"])
+    torch.testing.assert_close(out.quantized, data["quantized"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(out.losses["commitment"], data["commit_losses"], rtol=1e-5, atol=1e-6)
+    for layer in range(layers):
+        (grad,) = torch.autograd.grad(out.losses["commitment"][layer], x, retain_graph=True, allow_unused=True)
+        grad = torch.zeros_like(x) if grad is None else grad
+        torch.testing.assert_close(grad, data["grad_x_from_commit"][layer], rtol=0, atol=2e-5)
+
+
 def test_golden_bit_strings():
     data = golden("bitstream")
     bits = int(data["bits"])
