@@ -12,10 +12,10 @@ import pytest
 
 import tokernel
 
-# Workers of pytest-xdist share the cores: several OpenMP threads of torch in each would wait for each other and spin.
-# Set before any test imports torch.
+# Workers of pytest-xdist share the cores: threads of torch's OpenMP that spin while they wait keep each other from
+# running. Set before any test imports torch.
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 GOLDEN = Path(__file__).parent / "golden"
 
