@@ -75,7 +75,7 @@ CANDIDATES = (
     Candidate("none", 16, (), nn.Identity, _continuous),
     Candidate("VQ 1024", 16, (1024,), lambda: VectorQuantizer(16, 1024, **LEARNT), _one_module),
     Candidate("FSQ 8x5x5x5", 4, (1000,), lambda: FSQ((8, 5, 5, 5), channel_first=True), _one_module),
-    Candidate("LFQ 10 bits", 10, (1024,), lambda: LFQ(10, channel_first=True), _one_module),
+    Candidate("LFQ 10 bits", 10, (1024,), lambda: LFQ(10, commitment_weight=0.25, channel_first=True), _one_module),
     Candidate("factorised 2 x 1024 (FQGAN)", 16, (1024,) * 2, lambda: FactorizedQuantizer(2, 1024, 8), _branches),
     Candidate("GQ 4 x 8 bits (WeTok)", 32, (256,) * 4, lambda: GroupLFQ(4, 8), _groups),
     Candidate("RVQ 4 x 256", 16, (256,) * 4, lambda: ResidualVQ(16, 256, 4, **LEARNT), _one_module),
