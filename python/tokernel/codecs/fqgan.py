@@ -26,6 +26,7 @@ from tokernel import ops
 from tokernel.codecs._far_head import FactorizedARHead
 from tokernel.codecs._far_model import FactorizedAR
 from tokernel.codecs._fqgan_branches import BranchAdapter, RepresentationHead
+from tokernel.codecs._losses import codebook_loss, commitment_loss, entropy_loss
 from tokernel.papers import paper
 
 __all__ = [
@@ -41,9 +42,6 @@ __all__ = [
 ]
 
 PAPER = paper("fqgan")
-
-INV_TEMPERATURE = 100.0
-BATCH_EPS = 1e-5
 
 
 class FactorizedCodes(NamedTuple):
@@ -140,14 +138,11 @@ class FactorizedQuantizer(nn.Module):
     def _losses(self, rows: Tensor, q: Tensor, codes: Tensor, parts: Sequence[Tensor]) -> dict[str, Tensor]:
         books = len(rows)  # every branch has as many elements, so k means add up to k times the mean
         losses = {
-            "codebook": books * functional.mse_loss(q, rows.detach()),
-            "commitment": self.beta * books * functional.mse_loss(rows, q.detach()),
+            "codebook": books * codebook_loss(rows, q),
+            "commitment": self.beta * books * commitment_loss(rows, q),
         }
         if self.entropy_ratio:
-            soft = ops.codebook_entropy(rows, codes, INV_TEMPERATURE, "l2")
-            used = soft.mean_prob
-            balance = (used * (used + BATCH_EPS).log()).sum()
-            losses["entropy"] = self.entropy_ratio * (soft.entropy.mean(-1).sum() + balance)
+            losses["entropy"] = self.entropy_ratio * books * entropy_loss(rows, codes)
         if books > 1:
             losses["disentangle"] = disentangle_loss(parts, self.disentangle)
         return losses

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tokernel import ops
+from tokernel.codecs._losses import codebook_loss, commitment_loss, entropy_loss
 from tokernel.codecs._multi_scale import (
     MapQuantizer,
     MultiScaleCodes,
@@ -47,9 +48,6 @@ SCALES = {
     "siglip_384": (*range(1, 11), 12, 14, 17, 22, 27),
 }
 """The official sizes, by encoder."""
-
-INV_TEMPERATURE = 100.0
-BATCH_EPS = 1e-5
 
 
 class SharedMappingQuantizer(nn.Module):
@@ -164,11 +162,9 @@ class SharedMappingQuantizer(nn.Module):
 
     def _losses(self, rows: Tensor, q: Tensor, near: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         losses = {
-            "codebook": functional.mse_loss(q, rows.detach()),
-            "commitment": self.beta * functional.mse_loss(rows, q.detach()),
+            "codebook": codebook_loss(rows, q),
+            "commitment": self.beta * commitment_loss(rows, q),
         }
         if self.entropy_ratio:
-            soft = ops.codebook_entropy(*near, INV_TEMPERATURE, "l2")
-            used = soft.mean_prob
-            losses["entropy"] = self.entropy_ratio * (soft.entropy.mean() + (used * (used + BATCH_EPS).log()).sum())
+            losses["entropy"] = self.entropy_ratio * entropy_loss(*near)
         return losses

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tokernel import ops
+from tokernel.codecs._losses import entropy_of
 from tokernel.papers import paper
 
 __all__ = [
@@ -151,7 +152,7 @@ class GroupLFQ(nn.Module):
         slope = 4 / self.temperature  # a bit's two codes lie 4 z / temperature apart
         per_sample = ops.bit_entropy(z, slope).mean()
         used = ops.subcode_histogram(z, slope, pool=self.pool_groups)
-        codebook = -(used * (used + BATCH_EPS).log()).sum(-1).mean()
+        codebook = entropy_of(used, log_add=BATCH_EPS).mean()
         return {
             "entropy": self.w_sample * per_sample - self.w_batch * codebook,
             "commitment": functional.mse_loss(rows, code),
