@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "bind/bit_order_arg.h"
 #include "bind/call.h"
 #include "bind/families.h"
 #include "quantize/bucketize.h"
@@ -177,13 +178,6 @@ py::object fsq_decode(py::handle index_, py::handle levels_, bool symmetric, std
 }
 
 // ---- signs ------------------------------------------------------------------------------------------------------
-bool high_bit_first(const Call& call, std::string_view order) {
-  if (order != "lsb" && order != "msb") {
-    call.fail_value("order", "'lsb' or 'msb'", std::string("'").append(order).append("'"));
-  }
-  return order == "msb";
-}
-
 // One width for all groups, or the width of each. The channels or the groups that this leaves open are filled in by
 // close_groups.
 quantize::SignGroups read_groups(const Call& call, py::handle bits_, std::string_view order) {

@@ -3,6 +3,7 @@
 #include <string>
 #include <string_view>
 
+#include "bind/bit_order_arg.h"
 #include "bind/call.h"
 #include "bind/families.h"
 #include "quantize/bit_entropy.h"
@@ -208,13 +209,6 @@ py::object bit_entropy_backward(py::handle grad_, py::handle x_, py::handle slop
   return call.results();
 }
 
-bool msb_first(const Call& call, std::string_view order) {
-  if (order != "lsb" && order != "msb") {
-    call.fail_value("order", "'lsb' or 'msb'", std::string("'").append(order).append("'"));
-  }
-  return order == "msb";
-}
-
 // Groups of bits; binds S to the number of codes.
 Tensor bit_groups(Call& call, py::handle x_) {
   const Tensor x = call.in("x", x_, kFloat, "N G D");
@@ -229,7 +223,7 @@ py::object subcode_histogram(py::handle x_, py::handle slope_, const std::string
   Call call("subcode_histogram");
   const Tensor x = bit_groups(call, x_);
   const float slope = bit_slope(call, slope_);
-  const bool msb = msb_first(call, order);
+  const bool msb = high_bit_first(call, order);
   const Tensor out = call.out("out", out_, DType::f32, pool ? "S" : "G S");
   TK_RUN(call, quantize, subcode_histogram,
          quantize::SubcodeHistogramArgs{x.data, out.as<float>(), x.dtype, call.dim('N'), call.dim('G'), call.dim('D'),
@@ -243,7 +237,7 @@ py::object subcode_histogram_backward(py::handle grad_, py::handle x_, py::handl
   const Tensor x = bit_groups(call, x_);
   const Tensor grad = call.dense("grad", grad_, kF32, pool ? "S" : "G S");
   const float slope = bit_slope(call, slope_);
-  const bool msb = msb_first(call, order);
+  const bool msb = high_bit_first(call, order);
   const Tensor out = call.out("out", out_, x.dtype, "N G D");
   TK_RUN(
       call, quantize, subcode_histogram_backward,
