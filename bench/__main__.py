@@ -17,7 +17,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from bench.core import Result
 
-FAMILIES = ("merge", "cluster", "attention", "select", "tree", "quantize", "overhead")
+FAMILIES = ("merge", "cluster", "attention", "select", "tree", "quantize", "bpe", "overhead")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 

@@ -49,4 +49,12 @@ void bind_quantize_entropy(py::module_& m);
 void bind_quantize_product(py::module_& m);
 void bind_quantize_codebook(py::module_& m);
 
+void bind_bpe(py::module_& m);
+void bind_bpe_split(py::module_& m);
+void bind_bpe_vocab(py::module_& m);
+void bind_bpe_encode(py::module_& m);
+void bind_bpe_train(py::module_& m);
+void bind_bpe_count(py::module_& m);
+void bind_bpe_lattice(py::module_& m);
+
 }  // namespace tk::bind

@@ -45,4 +45,5 @@ PYBIND11_MODULE(_cuda, m, pybind11::mod_gil_not_used()) {
   tk::bind::bind_select(m);
   tk::bind::bind_tree(m);
   tk::bind::bind_quantize(m);
+  tk::bind::bind_bpe(m);
 }

@@ -17,4 +17,5 @@ PYBIND11_MODULE(_simt, m) {
   tk::bind::bind_select(m);
   tk::bind::bind_tree(m);
   tk::bind::bind_quantize(m);
+  tk::bind::bind_bpe(m);
 }

@@ -14,7 +14,7 @@ from typing import Literal
 
 __all__ = ["Paper", "paper", "papers"]
 
-_ROOMS = ("reduce", "diffusion", "decoding", "codecs")
+_ROOMS = ("reduce", "diffusion", "decoding", "codecs", "text")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,6 @@
 Results come back in the framework of the first array argument; ``out=`` fills the caller's arrays instead.
 """
 
-from tokernel.kernels import attention, cluster, merge, quantize, select, tree
+from tokernel.kernels import attention, bpe, cluster, merge, quantize, select, tree
 
-__all__ = ["attention", "cluster", "merge", "quantize", "select", "tree"]
+__all__ = ["attention", "bpe", "cluster", "merge", "quantize", "select", "tree"]

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cases of the bpe family."""
+
+from __future__ import annotations
+
+from bench.core import Case
+
+
+def cases() -> list[Case]:
+    """Every case of the family, in the order of the table."""
+    return []
