@@ -28,20 +28,21 @@ function(tk_place_extension target)
   install(TARGETS ${target} LIBRARY DESTINATION tokernel)
 endfunction()
 
-set(references)
+# References, and host code that is no kernel (tables, trainers).
+set(host_sources ${TOKERNEL_CORE_SOURCES})
 foreach(family IN LISTS TOKERNEL_FAMILIES)
-  tk_glob(found ${family}/*.ref.cpp)
-  list(APPEND references ${found})
+  tk_glob(found ${family}/*.cpp)
+  list(APPEND host_sources ${found})
 endforeach()
+list(REMOVE_DUPLICATES host_sources) # core is a family too
 
 set(objects)
 foreach(isa IN LISTS TOKERNEL_ISAS)
   list(APPEND objects $<TARGET_OBJECTS:tk_${isa}>)
 endforeach()
 
-list(REMOVE_ITEM TOKERNEL_CORE_SOURCES ${references})
 # Apart from the binding room: only that depends on where pybind11 lies, which differs in every isolated build.
-add_library(tk_ref OBJECT ${TOKERNEL_CORE_SOURCES} ${references})
+add_library(tk_ref OBJECT ${host_sources})
 target_compile_options(tk_ref PRIVATE ${TOKERNEL_BASELINE} -Wall -Wextra -Wno-psabi)
 target_include_directories(tk_ref PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
 
