@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Family bpe: byte-level pairs: pre-tokenizers, vocabularies, encoding, training, tries."""
 
-__all__: list[str] = []
+from tokernel.kernels.bpe._split import split
+
+__all__ = ["split"]
