@@ -60,7 +60,10 @@ def table() -> str:
     return (
         "// SPDX-License-Identifier: Apache-2.0\n"
         "// Written by make_unicode_table.py: class of c = kUnicodeClass[kUnicodeBlock[c / 128] * 128 + c % 128].\n"
-        "// clang-format off\n" + array("kUnicodeBlock", number) + array("kUnicodeClass", blocks) + "// clang-format on\n"
+        "// clang-format off\n"
+        + array("kUnicodeBlock", number)
+        + array("kUnicodeClass", blocks)
+        + "// clang-format on\n"
     )
 
 

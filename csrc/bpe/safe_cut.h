@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where a long text may be cut so that several threads, or blocks of a device, split it: between two characters that
-// no piece of any pattern but `none` holds side by side, so that a boundary is certain whatever comes before and behind.
+// no piece of any pattern but `none` holds side by side, so that a boundary is certain whatever comes before and
+// behind.
 //
 //   before                  behind
 //   not white space         white space, not CR or LF    (no alternative has \s behind \S but newlines behind symbols)

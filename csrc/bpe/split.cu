@@ -4,11 +4,11 @@
 namespace tk::bpe::gpu {
 namespace {
 
-int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+int64_t tiles_of(int64_t n, int64_t tile) { return n / tile + (n % tile != 0); }
 
 template <Pattern pattern>
 void mark_pieces(const SplitArgs& a, const Marks& marks, void* stream) {
-  const int64_t blocks = (a.size + kSplitThreads * kSplitPart - 1) / (kSplitThreads * kSplitPart);
+  const int64_t blocks = tiles_of(tiles_of(a.size, a.part), kSplitThreads);
   launch(mark_pieces_kernel<pattern>, dim3(static_cast<unsigned>(blocks)), dim3(kSplitThreads), 0, stream, a, marks);
 }
 
@@ -32,11 +32,13 @@ void mark_pieces(const SplitArgs& a, const Marks& marks, void* stream) {
 }  // namespace
 
 size_t split_workspace(const SplitArgs& a) {
-  return static_cast<size_t>(round_up(a.size, kMarkTile) + round_up(a.size, kMarkTile) / kMarkTile * 8);
+  return static_cast<size_t>(tiles_of(a.size, kMarkTile) * (kMarkTile + 8));
 }
 
-void split(const SplitArgs& a, const GpuContext& context) {
-  const int64_t tiles = round_up(a.size, kMarkTile) / kMarkTile;
+void split(const SplitArgs& args, const GpuContext& context) {
+  SplitArgs a = args;
+  if (!a.part) a.part = kSplitPart;
+  const int64_t tiles = tiles_of(a.size, kMarkTile);
   auto* mark = static_cast<uint8_t*>(context.workspace);
   const Marks marks{mark, reinterpret_cast<int64_t*>(mark + tiles * kMarkTile), tiles};
   const dim3 block(kSplitThreads);

@@ -11,7 +11,7 @@
 namespace tk::bpe::gpu {
 
 constexpr int kSplitThreads = 256;
-constexpr int64_t kSplitPart = 128;  // bytes of text a thread
+constexpr int64_t kSplitPart = 128;  // bytes of text a thread, unless the caller wants others
 constexpr int kMarksPerThread = 16;
 constexpr int64_t kMarkTile = int64_t{kSplitThreads} * kMarksPerThread;
 
@@ -24,10 +24,10 @@ struct Marks {
 // Every byte belongs to the thread of the last certain boundary at or before it.
 template <Pattern pattern>
 __global__ void __launch_bounds__(kSplitThreads) mark_pieces_kernel(SplitArgs a, Marks marks) {
-  const int64_t from = (int64_t{blockIdx.x} * kSplitThreads + threadIdx.x) * kSplitPart;
+  const int64_t from = (int64_t{blockIdx.x} * kSplitThreads + threadIdx.x) * a.part;
   if (from >= a.size) return;
   const uint8_t* end = a.text + a.size;
-  const uint8_t* high = a.size - from > kSplitPart ? a.text + from + kSplitPart : end;
+  const uint8_t* high = a.size - from > a.part ? a.text + from + a.part : end;
   const uint8_t* p = safe_cut(pattern, a.text + from, high, a.text, end);
   if (p == high) return;
   const uint8_t* stop = safe_cut(pattern, high, end, a.text, end);

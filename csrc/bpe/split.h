@@ -15,6 +15,7 @@ struct SplitArgs {
   int64_t* ends;
   int64_t* count;
   int64_t size;  // N
+  int64_t part;  // bytes that one thread takes at a time, or 0: as many as are best; changes no result
   Pattern pattern;
 };
 

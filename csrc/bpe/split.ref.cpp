@@ -151,11 +151,21 @@ std::vector<Alternative> alternatives(Pattern pattern) {
     case Pattern::qwen2:
       return {contraction<true>, led_letters, digits<1>, symbols<false>, newlines, trailing_space, space};
     case Pattern::o200k:
-      return {led_word<upper_then_lower, true>, led_word<uppers, true>, digits<3>, symbols<true>, newlines,
-              trailing_space, space};
+      return {led_word<upper_then_lower, true>,
+              led_word<uppers, true>,
+              digits<3>,
+              symbols<true>,
+              newlines,
+              trailing_space,
+              space};
     case Pattern::tekken:
-      return {led_word<upper_then_lower, false>, led_word<uppers, false>, digits<1>, symbols<true>, newlines,
-              trailing_space, space};
+      return {led_word<upper_then_lower, false>,
+              led_word<uppers, false>,
+              digits<1>,
+              symbols<true>,
+              newlines,
+              trailing_space,
+              space};
     default:
       return {everything};
   }

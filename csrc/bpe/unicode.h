@@ -39,10 +39,10 @@ constexpr Classes kMark = set_of(Class::mark);                        // \p{M}
 constexpr Classes kCapital = set_of(Class::upper, Class::title);      // \p{Lu} \p{Lt}
 constexpr Classes kUncased = set_of(Class::modifier, Class::letter);  // \p{Lm} \p{Lo}
 constexpr Classes kLetter = kCapital | kUncased | set_of(Class::lower);
-constexpr Classes kUpperLike = kCapital | kUncased | kMark;                 // U of o200k
-constexpr Classes kLowerLike = set_of(Class::lower) | kUncased | kMark;     // V of o200k
-constexpr Classes kOther = set_of(Class::other);                            // [^\s\p{L}\p{M}\p{N}]
-constexpr Classes kSymbol = kOther | kMark;                                 // [^\s\p{L}\p{N}]
+constexpr Classes kUpperLike = kCapital | kUncased | kMark;              // U of o200k
+constexpr Classes kLowerLike = set_of(Class::lower) | kUncased | kMark;  // V of o200k
+constexpr Classes kOther = set_of(Class::other);                         // [^\s\p{L}\p{M}\p{N}]
+constexpr Classes kSymbol = kOther | kMark;                              // [^\s\p{L}\p{N}]
 
 TK_INLINE Class class_of(uint32_t code_point) {
 #if defined(__CUDA_ARCH__)

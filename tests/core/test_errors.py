@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tokernel
-from tokernel.kernels import attention, cluster, merge, quantize, select, tree
+from tokernel.kernels import attention, bpe, cluster, merge, quantize, select, tree
 
 
 def floats(*shape):
@@ -220,13 +220,14 @@ CASES = {
     "adc_tables": {"queries": floats(1, 4), "centroids": floats(2, 3, 2)},
     "pq_decode": {"codes": np.array([[0, 2], [1, 1], [2, 0]]), "centroids": floats(2, 3, 2)},
     "pq_encode": {"x": floats(3, 4), "centroids": floats(2, 3, 2)},
+    "split": {"text": np.frombuffer(b"two words", np.uint8), "pattern": "cl100k"},
     "update_adjacency": {
         "adjacency": np.zeros((3, 2), np.int64),
         "tokens": INDEX,
         "candidates": np.zeros((1, 2, 2), np.int64),
     },
 }
-FAMILIES = (merge, cluster, attention, select, tree, quantize)
+FAMILIES = (merge, cluster, attention, select, tree, quantize, bpe)
 OPS = {
     name: getattr(family, name)
     for family in FAMILIES
@@ -294,7 +295,8 @@ def test_the_call_works_unspoiled(op):
 
 @pytest.mark.parametrize(("op", "arg"), ARRAYS)
 def test_no_array(op, arg):
-    fails(op, TypeError, rf"^{op}: {arg} must be an array \(.*\), got str$", **{arg: "text"})
+    kinds = r"(an array \(.*\)|str, bytes or an array of uint8)"
+    fails(op, TypeError, rf"^{op}: {arg} must be {kinds}, got object$", **{arg: object()})
 
 
 @pytest.mark.parametrize(("op", "arg"), ARRAYS)
