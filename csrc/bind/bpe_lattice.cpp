@@ -1,11 +1,190 @@
 // SPDX-License-Identifier: Apache-2.0
-// Family bpe: tries and unigram segmentation.
+// Family bpe: tries and what is made of them. Host code on host memory: in _C alone. The Python layer makes texts
+// bytes and checks what only it can say; everything here is checked again as far as memory is concerned.
 #include <pybind11/pybind11.h>
 
 #include "bind/families.h"
 
+#if defined(TK_MODULE_CPU)
+#include <pybind11/numpy.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bpe/tokenize_longest.h"
+#include "bpe/trie.h"
+#include "core/dispatch.h"
+#include "core/error.h"
+#endif
+
 namespace tk::bind {
 
+#if defined(TK_MODULE_CPU)
+namespace {
+
+using bpe::Trie;
+using Int64s = py::array_t<int64_t, py::array::c_style>;
+
+// Hands the memory of a vector to NumPy.
+template <class T>
+py::array_t<T> lattice_array(std::vector<T>&& values) {
+  auto owner = std::make_unique<std::vector<T>>(std::move(values));
+  std::vector<T>* held = owner.get();
+  py::capsule free(owner.release(), [](void* p) { delete static_cast<std::vector<T>*>(p); });
+  return py::array_t<T>(held->size(), held->data(), free);
+}
+
+// The bytes of an object with a flat buffer: alive as long as this is.
+class LatticeText {
+ public:
+  explicit LatticeText(const py::buffer& object) : info_(object.request()) {
+    if (info_.itemsize != 1 || info_.ndim != 1 || (info_.size > 1 && info_.strides[0] != 1)) {
+      throw TypeError("Trie: text must be flat bytes");
+    }
+  }
+  std::string_view view() const { return {static_cast<const char*>(info_.ptr), static_cast<size_t>(info_.size)}; }
+
+ private:
+  py::buffer_info info_;
+};
+
+void check_text_offsets(const char* op, const Int64s& offsets, int64_t bytes) {
+  const int64_t* at = offsets.data();
+  const py::ssize_t n = offsets.size();
+  bool fits = n > 0 && at[0] == 0 && at[n - 1] == bytes;
+  for (py::ssize_t i = 1; fits && i < n; ++i) fits = at[i - 1] <= at[i];
+  if (!fits) throw ValueError(std::string(op) + ": offsets must rise from 0 to the number of bytes");
+}
+
+// Whether the reference was asked for; notes which code ran.
+bool lattice_ref() {
+  const Level level = current_level();
+  note_last_level(level);
+  return level == Level::ref;
+}
+
+std::shared_ptr<Trie> make_trie(const py::buffer& bytes_, const Int64s& offsets, const Int64s& values) {
+  const LatticeText bytes(bytes_);
+  check_text_offsets("Trie", offsets, static_cast<int64_t>(bytes.view().size()));
+  if (values.size() + 1 != offsets.size()) throw ValueError("Trie: values must be as many as patterns");
+  bpe::Patterns patterns{std::string(bytes.view()), {offsets.data(), offsets.data() + offsets.size()}};
+  std::vector<int64_t> meant(values.data(), values.data() + values.size());
+  const py::gil_scoped_release unlocked;
+  return std::make_shared<Trie>(std::move(patterns), std::move(meant));
+}
+
+std::vector<bpe::TextMatch> prefixes_at(const Trie& trie, const LatticeText& text, int64_t start) {
+  const auto n = static_cast<int64_t>(text.view().size());
+  if (start < 0 || start > n) {
+    throw ValueError("Trie: start must be in [0, " + std::to_string(n) + "], got " + std::to_string(start));
+  }
+  if (lattice_ref()) return bpe::ref::prefixes(trie, text.view(), start);
+  std::vector<bpe::TextMatch> found;
+  trie.each_prefix(text.view(), start, [&](int64_t end, int32_t pattern) { found.push_back({end, pattern}); });
+  return found;
+}
+
+// The match `back` from the longest: (value, end) or None.
+py::object trie_longest(const Trie& trie, const py::buffer& text, int64_t start, size_t back) {
+  const std::vector<bpe::TextMatch> found = prefixes_at(trie, LatticeText(text), start);
+  if (found.size() <= back) return py::none();
+  const bpe::TextMatch& match = found[found.size() - 1 - back];
+  return py::make_tuple(trie.values()[match.pattern], match.end);
+}
+
+py::tuple trie_prefixes(const Trie& trie, const py::buffer& text, int64_t start) {
+  std::vector<int64_t> values, ends;
+  for (const bpe::TextMatch& match : prefixes_at(trie, LatticeText(text), start)) {
+    values.push_back(trie.values()[match.pattern]);
+    ends.push_back(match.end);
+  }
+  return py::make_tuple(lattice_array(std::move(values)), lattice_array(std::move(ends)));
+}
+
+py::array_t<int64_t> trie_with_prefix(const Trie& trie, const py::buffer& prefix_) {
+  const LatticeText prefix(prefix_);
+  std::vector<int64_t> values;
+  if (lattice_ref()) {
+    for (const int32_t p : bpe::ref::with_prefix(trie, prefix.view())) values.push_back(trie.values()[p]);
+  } else {
+    const auto [first, last] = trie.with_prefix(prefix.view());
+    for (int64_t i = first; i < last; ++i) values.push_back(trie.values()[trie.order()[i]]);
+  }
+  return lattice_array(std::move(values));
+}
+
+py::tuple trie_find_all(const Trie& trie, const py::buffer& text_) {
+  const LatticeText text(text_);
+  bpe::Matches found;
+  std::vector<int64_t> values;
+  const bool by_ref = lattice_ref();
+  {
+    const py::gil_scoped_release unlocked;
+    found = by_ref ? bpe::ref::find_all(trie, text.view()) : trie.find_all(text.view());
+    values.reserve(found.pattern.size());
+    for (const int32_t p : found.pattern) values.push_back(trie.values()[p]);
+  }
+  return py::make_tuple(lattice_array(std::move(found.start)), lattice_array(std::move(found.end)),
+                        lattice_array(std::move(values)));
+}
+
+// ids, ends, offsets; or throws where a text is not covered.
+py::tuple lattice_answer(const char* op, const bpe::Texts& texts, bpe::RaggedIds&& found) {
+  if (found.failed_text >= 0) {
+    const int byte = static_cast<uint8_t>(texts[found.failed_text][found.failed_at]);
+    throw ValueError(std::string(op) + ": text must be covered by the patterns where unk is None, got byte " +
+                     std::to_string(byte) + " at position " + std::to_string(found.failed_at) + " of text " +
+                     std::to_string(found.failed_text));
+  }
+  return py::make_tuple(lattice_array(std::move(found.ids)), lattice_array(std::move(found.ends)),
+                        lattice_array(std::move(found.offsets)));
+}
+
+bpe::Unknown lattice_unknown(const py::object& unk, bool whole_characters) {
+  bpe::Unknown unknown;
+  unknown.allowed = !unk.is_none();
+  unknown.whole_characters = whole_characters;
+  if (unknown.allowed) unknown.id = unk.cast<int64_t>();
+  return unknown;
+}
+
+py::tuple tokenize_longest(const Trie& trie, const py::buffer& bytes_, const Int64s& offsets, const py::object& unk,
+                           bool whole_characters) {
+  const LatticeText bytes(bytes_);
+  check_text_offsets("tokenize_longest", offsets, static_cast<int64_t>(bytes.view().size()));
+  const bpe::Texts texts{bytes.view().data(), offsets.data(), offsets.size() - 1};
+  const bpe::Unknown unknown = lattice_unknown(unk, whole_characters);
+  const bool by_ref = lattice_ref();
+  bpe::RaggedIds found;
+  {
+    const py::gil_scoped_release unlocked;
+    found = by_ref ? bpe::ref::tokenize_longest(trie, texts, unknown) : bpe::tokenize_longest(trie, texts, unknown);
+  }
+  return lattice_answer("tokenize_longest", texts, std::move(found));
+}
+
+}  // namespace
+
+void bind_bpe_lattice(py::module_& m) {
+  py::class_<Trie, std::shared_ptr<Trie>>(m, "Trie")
+      .def(py::init(&make_trie))
+      .def("size", &Trie::size)
+      .def("reads_backward", &Trie::reads_backward)
+      .def("longest", [](const Trie& t, const py::buffer& text, int64_t at) { return trie_longest(t, text, at, 0); })
+      .def("second_longest",
+           [](const Trie& t, const py::buffer& text, int64_t at) { return trie_longest(t, text, at, 1); })
+      .def("prefixes", &trie_prefixes)
+      .def("with_prefix", &trie_with_prefix)
+      .def("find_all", &trie_find_all)
+      .def("tokenize_longest", &tokenize_longest);
+}
+
+#else
+
 void bind_bpe_lattice(py::module_&) {}
+
+#endif
 
 }  // namespace tk::bind

@@ -2,5 +2,6 @@
 """Family bpe: byte-level pairs: pre-tokenizers, vocabularies, encoding, training, tries."""
 
 from tokernel.kernels.bpe._split import split
+from tokernel.kernels.bpe._trie import Found, Segmented, Trie
 
-__all__ = ["split"]
+__all__ = ["Found", "Segmented", "Trie", "split"]
