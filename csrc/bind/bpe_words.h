@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// What bindings of trainers share: unique words as arguments, and a look at Python now and then.
+#pragma once
+#include <chrono>
+#include <vector>
+
+#include "bind/call.h"
+#include "bpe/train_merges.h"
+#include "bpe/train_words.h"
+
+namespace tk::bind {
+
+// Checks that offsets cut `symbols` into one word for each count, that no count is negative, and that no pair could be
+// counted beyond int64. Offsets and counts must outlive the answer.
+inline bpe::Words checked_words(Call& call, const std::vector<uint32_t>& symbols, const Tensor& offsets,
+                                const Tensor& counts) {
+  const int64_t words = counts.size(0);
+  const auto* from = offsets.as<int64_t>();
+  const auto* count = counts.as<int64_t>();
+  const auto total = static_cast<int64_t>(symbols.size());
+  if (total > bpe::kMostSymbols - words)
+    call.fail_value("offsets", "of less than 2**32 symbols", std::to_string(total));
+  __int128 pairs = 0;
+  for (int64_t w = 0; w < words; ++w) {
+    if (count[w] < 0) {
+      call.fail_value("counts", "not negative", std::to_string(count[w]) + " at flat position " + std::to_string(w));
+    }
+    pairs += __int128{count[w]} * (from[w + 1] - from[w]);
+  }
+  if (pairs > INT64_MAX) call.fail_value("counts", "of less than 2**63 symbols in all", "more");
+  return {symbols.data(), from, count, words};
+}
+
+// Lets Ctrl-C end a long run, and tells `callback` (or nobody) how far it is; at most every 50 ms.
+class Watch {
+ public:
+  explicit Watch(py::handle callback) : callback_(callback.is_none() ? nullptr : callback.ptr()) {}
+
+  void operator()(int64_t done) {
+    if (Clock::now() < next_) return;
+    const py::gil_scoped_acquire locked;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    if (callback_) py::reinterpret_borrow<py::object>(callback_)(done);
+    next_ = Clock::now() + kPause;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::milliseconds kPause{50};
+  PyObject* callback_;  // the caller holds it
+  Clock::time_point next_ = Clock::now() + kPause;
+};
+
+}  // namespace tk::bind
