@@ -71,11 +71,8 @@ py::object train_merges(py::handle pieces_, py::handle offsets_, py::handle coun
     call.fail_value("vocab_size", "at least the " + std::to_string(tokens) + " tokens that it starts with",
                     std::to_string(vocab_size));
   }
-  if (offsets.size(0) != counts.size(0) + 1) {
-    call.fail_value("offsets", "one longer than counts (" + std::to_string(counts.size(0)) + ")",
-                    std::to_string(offsets.size(0)));
-  }
   call.check_offsets("offsets", offsets, pieces.size(0));
+  check_counts(call, counts, offsets);
   if (byte_ids) {
     if (byte_ids.size(0) != 256) call.fail_value("byte_ids", "256 ids", std::to_string(byte_ids.size(0)));
     call.check_index("byte_ids", byte_ids, tokens, -1);
@@ -118,11 +115,8 @@ py::object pair_count_history(py::handle words_, py::handle offsets_, py::handle
   const Tensor counts = call.dense("counts", counts_, kIndex, "W");
   const Tensor merges = call.dense("merges", merges_, kIndex, "T C");
   if (merges.size(1) != 3) call.fail_value("merges", "(T, 3) of left, right and result", extents_text(merges));
-  if (offsets.size(0) != counts.size(0) + 1) {
-    call.fail_value("offsets", "one longer than counts (" + std::to_string(counts.size(0)) + ")",
-                    std::to_string(offsets.size(0)));
-  }
   call.check_offsets("offsets", offsets, symbols.size(0));
+  check_counts(call, counts, offsets);
   const std::vector<uint32_t> ids = ids_of(call, "words", symbols);
   const std::vector<uint32_t> steps = ids_of(call, "merges", merges);
   std::vector<bpe::Merge> rule;

@@ -10,9 +10,21 @@
 
 namespace tk::bind {
 
-// Checks that offsets cut `symbols` into one word for each count, that no count is negative, and that no pair could be
-// counted beyond int64. Offsets and counts must outlive the answer.
-inline bpe::Words checked_words(Call& call, const std::vector<uint32_t>& symbols, const Tensor& offsets,
+// One count, not negative, for each word that the (checked) offsets cut.
+inline void check_counts(const Call& call, const Tensor& counts, const Tensor& offsets) {
+  if (counts.size(0) != offsets.size(0) - 1) {
+    call.fail_value("counts", "one for each of " + std::to_string(offsets.size(0) - 1) + " words",
+                    std::to_string(counts.size(0)));
+  }
+  for (int64_t w = 0; w < counts.size(0); ++w) {
+    const int64_t count = counts.as<int64_t>()[w];
+    if (count >= 0) continue;
+    call.fail_value("counts", "not negative", std::to_string(count) + " at flat position " + std::to_string(w));
+  }
+}
+
+// Checks that no pair could be counted beyond int64. All three must outlive the answer.
+inline bpe::Words checked_words(const Call& call, const std::vector<uint32_t>& symbols, const Tensor& offsets,
                                 const Tensor& counts) {
   const int64_t words = counts.size(0);
   const auto* from = offsets.as<int64_t>();
@@ -21,12 +33,7 @@ inline bpe::Words checked_words(Call& call, const std::vector<uint32_t>& symbols
   if (total > bpe::kMostSymbols - words)
     call.fail_value("offsets", "of less than 2**32 symbols", std::to_string(total));
   __int128 pairs = 0;
-  for (int64_t w = 0; w < words; ++w) {
-    if (count[w] < 0) {
-      call.fail_value("counts", "not negative", std::to_string(count[w]) + " at flat position " + std::to_string(w));
-    }
-    pairs += __int128{count[w]} * (from[w + 1] - from[w]);
-  }
+  for (int64_t w = 0; w < words; ++w) pairs += __int128{count[w]} * (from[w + 1] - from[w]);
   if (pairs > INT64_MAX) call.fail_value("counts", "of less than 2**63 symbols in all", "more");
   return {symbols.data(), from, count, words};
 }

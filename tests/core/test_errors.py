@@ -221,6 +221,13 @@ CASES = {
     "pq_decode": {"codes": np.array([[0, 2], [1, 1], [2, 0]]), "centroids": floats(2, 3, 2)},
     "pq_encode": {"x": floats(3, 4), "centroids": floats(2, 3, 2)},
     "split": {"text": np.frombuffer(b"two words", np.uint8), "pattern": "cl100k"},
+    "pair_count_history": {"words": [[0, 1]], "counts": np.array([2]), "merges": np.array([[0, 1, 2]])},
+    "train_merges": {
+        "pieces": np.frombuffer(b"abab", np.uint8),
+        "offsets": np.array([0, 2, 4]),
+        "counts": np.array([2, 1]),
+        "vocab_size": 300,
+    },
     "update_adjacency": {
         "adjacency": np.zeros((3, 2), np.int64),
         "tokens": INDEX,
@@ -257,6 +264,7 @@ FREE = {
     ("bucketize", "x"),
     ("build_tree", "adjacency"),
     ("head_argmax_prob", "W"),
+    ("pair_count_history", "merges"),
     ("head_argmax_prob", "h"),
     ("pq_decode", "codes"),
     ("pq_encode", "x"),
