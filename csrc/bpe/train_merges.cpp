@@ -14,6 +14,11 @@
 namespace tk::bpe::host {
 namespace {
 
+// Where thresholds lie: the first is this part of the mean that every merge could have, the next ones of the last. Too
+// low costs memory and time for pairs that never come, too high costs another count. Both change no result.
+constexpr int64_t kFirstCut = 64;
+constexpr int64_t kNextCut = 8;
+
 struct PairEntry {
   PairKey key = kNoPair;
   int64_t count = 0;
@@ -84,7 +89,7 @@ class Trainer {
       if (best) {
         merge(*best);
       } else if (threshold_ > a_.min_count) {
-        threshold_ = std::max(a_.min_count, threshold_ / 8);
+        threshold_ = std::max(a_.min_count, threshold_ / kNextCut);
         count_all();
       } else {
         return;
@@ -97,8 +102,7 @@ class Trainer {
     int64_t total = 0;
     cells_.for_each_pair(span_.data(), [&](uint32_t, uint32_t, Place place) { total += cells_.weights(place.weight); });
     const int64_t wanted = std::min(a_.vocab_size - a_.texts->size(), a_.most_merges);
-    const char* e = getenv("TK_T");
-    return std::max(a_.min_count, total / (std::max<int64_t>(wanted, 1) * (e ? atoi(e) : 32)));
+    return std::max(a_.min_count, total / (std::max<int64_t>(wanted, 1) * kFirstCut));
   }
 
   bool eligible(uint32_t left, uint32_t right) const {
