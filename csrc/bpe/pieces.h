@@ -7,13 +7,13 @@
 //     p = next;
 //   }
 //
-// Where pieces begin in the next 64 bytes is computed for all of them at once, on words with a bit for every byte: whether
-// a piece begins at a byte depends on the characters around it, apart from runs of digits and white space, for which
-// there are loops that hardly ever run. Every bit behind the first, where a piece begins, is settled by what comes
-// before it, and white space by what follows its run; so all bits up to the last character that is not white space hold,
-// and the next 64 bytes are read from the last beginning among them. What cannot be settled (white space and numbers
-// beyond ASCII, marks that do not follow a letter, capitals behind a letter without case, pieces longer than 64 bytes) is
-// left to Scanner, one piece at a time.
+// Where pieces begin in the next 64 bytes is computed for all of them at once, on words with a bit for every byte:
+// whether a piece begins at a byte depends on the characters around it, apart from runs of digits and white space, for
+// which there are loops that hardly ever run. Every bit behind the first, where a piece begins, is settled by what
+// comes before it, and white space by what follows its run; so all bits up to the last character that is not white
+// space hold, and the next 64 bytes are read from the last beginning among them. What cannot be settled (white space
+// and numbers beyond ASCII, marks that do not follow a letter, capitals behind a letter without case, pieces longer
+// than 64 bytes) is left to Scanner, one piece at a time.
 #pragma once
 #include "bpe/block64.h"
 #include "bpe/scan.h"
@@ -24,10 +24,10 @@ namespace {
 // Classes of 64 bytes; all bytes of a character have its class.
 struct ClassBits {
   uint64_t letter, number, space, newline, symbol;
-  uint64_t blank;                 // U+0020
-  uint64_t upper, lower, uncased; // letters, of patterns that look at case; marks behind letters are without case
-  uint64_t inner;                 // bytes of a character behind its first
-  int known;                      // how many bytes these are right for
+  uint64_t blank;                  // U+0020
+  uint64_t upper, lower, uncased;  // letters, of patterns that look at case; marks behind letters are without case
+  uint64_t inner;                  // bytes of a character behind its first
+  int known;                       // how many bytes these are right for
 };
 
 TK_INLINE uint64_t bits_below(int n) { return n < 64 ? (uint64_t{1} << n) - 1 : ~uint64_t{0}; }
@@ -89,7 +89,8 @@ namespace {
 template <Pattern pattern>
 class Pieces {
  public:
-  __attribute__((always_inline)) Pieces(const uint8_t* begin, const uint8_t* end) : base_(begin), at_(begin), end_(end) {}
+  __attribute__((always_inline)) Pieces(const uint8_t* begin, const uint8_t* end)
+      : base_(begin), at_(begin), end_(end) {}
 
   // The end of the next piece; there is one.
   __attribute__((always_inline)) const uint8_t* next() {
