@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "bpe/dynamic_merge.h"
 #include "bpe/tokenize_longest.h"
 #include "bpe/trie.h"
 #include "core/dispatch.h"
@@ -25,6 +26,7 @@ namespace tk::bind {
 namespace {
 
 using bpe::Trie;
+using Int32s = py::array_t<int32_t, py::array::c_style>;
 using Int64s = py::array_t<int64_t, py::array::c_style>;
 
 // Hands the memory of a vector to NumPy.
@@ -165,9 +167,40 @@ py::tuple tokenize_longest(const Trie& trie, const py::buffer& bytes_, const Int
   return lattice_answer("tokenize_longest", texts, std::move(found));
 }
 
+py::tuple merge_pairs_batch(const Int32s& ids, const Int64s& offsets, int64_t max_merges, int32_t next_id,
+                            const py::object& valid, const py::object& join) {
+  check_text_offsets("merge_pairs_batch", offsets, ids.size());
+  bpe::MergePairsArgs args{ids.data(), offsets.data(), offsets.size() - 1, max_merges, next_id, {}, {}};
+  if (!valid.is_none()) {
+    args.valid = [&](int32_t a, int32_t b) {
+      const py::gil_scoped_acquire locked;
+      const py::object answer = valid(a, b);
+      const int yes = PyObject_IsTrue(answer.ptr());
+      if (yes < 0) throw py::error_already_set();
+      return yes == 1;
+    };
+  }
+  if (!join.is_none()) {
+    args.join = [&](int32_t a, int32_t b, int32_t next) {
+      const py::gil_scoped_acquire locked;
+      return join(a, b, next).cast<int32_t>();
+    };
+  }
+  const bool by_ref = lattice_ref();
+  bpe::MergedPairs merged;
+  {
+    const py::gil_scoped_release unlocked;
+    merged = by_ref ? bpe::ref::merge_pairs_batch(args) : bpe::merge_pairs_batch(args);
+  }
+  return py::make_tuple(lattice_array(std::move(merged.ids)), lattice_array(std::move(merged.offsets)),
+                        lattice_array(std::move(merged.parts)), lattice_array(std::move(merged.count)),
+                        lattice_array(std::move(merged.result)), lattice_array(std::move(merged.replaced)));
+}
+
 }  // namespace
 
 void bind_bpe_lattice(py::module_& m) {
+  m.def("merge_pairs_batch", &merge_pairs_batch);
   py::class_<Trie, std::shared_ptr<Trie>>(m, "Trie")
       .def(py::init(&make_trie))
       .def("size", &Trie::size)

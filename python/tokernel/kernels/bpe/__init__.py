@@ -1,8 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Family bpe: byte-level pairs: pre-tokenizers, vocabularies, encoding, training, tries."""
 
+from tokernel.kernels.bpe._merge_batch import MergedBatch, merge_pairs_batch
 from tokernel.kernels.bpe._split import split
 from tokernel.kernels.bpe._train import PairHistory, pair_count_history, train_merges
 from tokernel.kernels.bpe._trie import Found, Segmented, Trie
 
-__all__ = ["Found", "PairHistory", "Segmented", "Trie", "pair_count_history", "split", "train_merges"]
+__all__ = [
+    "Found",
+    "MergedBatch",
+    "PairHistory",
+    "Segmented",
+    "Trie",
+    "merge_pairs_batch",
+    "pair_count_history",
+    "split",
+    "train_merges",
+]
