@@ -16,6 +16,7 @@
 #include "bpe/dynamic_merge.h"
 #include "bpe/tokenize_longest.h"
 #include "bpe/trie.h"
+#include "bpe/unigram.h"
 #include "core/dispatch.h"
 #include "core/error.h"
 #endif
@@ -27,6 +28,7 @@ namespace {
 
 using bpe::Trie;
 using Int32s = py::array_t<int32_t, py::array::c_style>;
+using Doubles = py::array_t<double, py::array::c_style>;
 using Int64s = py::array_t<int64_t, py::array::c_style>;
 
 // Hands the memory of a vector to NumPy.
@@ -144,11 +146,13 @@ py::tuple lattice_answer(const char* op, const bpe::Texts& texts, bpe::RaggedIds
                         lattice_array(std::move(found.offsets)));
 }
 
-bpe::Unknown lattice_unknown(const py::object& unk, bool whole_characters) {
-  bpe::Unknown unknown;
+bpe::UnknownPiece lattice_unknown(const py::object& unk, bool whole_characters, double score, bool fuse) {
+  bpe::UnknownPiece unknown;
   unknown.allowed = !unk.is_none();
   unknown.whole_characters = whole_characters;
   if (unknown.allowed) unknown.id = unk.cast<int64_t>();
+  unknown.score = score;
+  unknown.fuse = fuse;
   return unknown;
 }
 
@@ -157,7 +161,7 @@ py::tuple tokenize_longest(const Trie& trie, const py::buffer& bytes_, const Int
   const LatticeText bytes(bytes_);
   check_text_offsets("tokenize_longest", offsets, static_cast<int64_t>(bytes.view().size()));
   const bpe::Texts texts{bytes.view().data(), offsets.data(), offsets.size() - 1};
-  const bpe::Unknown unknown = lattice_unknown(unk, whole_characters);
+  const bpe::Unknown unknown = lattice_unknown(unk, whole_characters, 0.0, false);
   const bool by_ref = lattice_ref();
   bpe::RaggedIds found;
   {
@@ -165,6 +169,48 @@ py::tuple tokenize_longest(const Trie& trie, const py::buffer& bytes_, const Int
     found = by_ref ? bpe::ref::tokenize_longest(trie, texts, unknown) : bpe::tokenize_longest(trie, texts, unknown);
   }
   return lattice_answer("tokenize_longest", texts, std::move(found));
+}
+
+void check_log_probs(const char* op, const Trie& trie, const Doubles& log_probs) {
+  if (log_probs.size() != trie.size()) throw ValueError(std::string(op) + ": log_probs must be one a pattern");
+}
+
+py::tuple unigram_viterbi(const Trie& trie, const Doubles& log_probs, const py::buffer& bytes_, const Int64s& offsets,
+                          const py::object& unk, bool whole_characters, double unk_score, bool fuse) {
+  const LatticeText bytes(bytes_);
+  check_text_offsets("unigram_viterbi", offsets, static_cast<int64_t>(bytes.view().size()));
+  check_log_probs("unigram_viterbi", trie, log_probs);
+  const bpe::Texts texts{bytes.view().data(), offsets.data(), offsets.size() - 1};
+  const bpe::UnknownPiece unknown = lattice_unknown(unk, whole_characters, unk_score, fuse);
+  const bool by_ref = lattice_ref();
+  bpe::RaggedIds found;
+  {
+    const py::gil_scoped_release unlocked;
+    found = by_ref ? bpe::ref::unigram_viterbi(trie, log_probs.data(), texts, unknown)
+                   : bpe::unigram_viterbi(trie, log_probs.data(), texts, unknown);
+  }
+  return lattice_answer("unigram_viterbi", texts, std::move(found));
+}
+
+py::tuple unigram_expected(const Trie& trie, const Doubles& log_probs, const py::buffer& bytes_, const Int64s& offsets,
+                           const Doubles& counts) {
+  const LatticeText bytes(bytes_);
+  check_text_offsets("unigram_em", offsets, static_cast<int64_t>(bytes.view().size()));
+  check_log_probs("unigram_em", trie, log_probs);
+  if (counts.size() + 1 != offsets.size()) throw ValueError("unigram_em: counts must be one a piece");
+  const bpe::Texts texts{bytes.view().data(), offsets.data(), offsets.size() - 1};
+  const bool by_ref = lattice_ref();
+  bpe::ExpectedCounts found;
+  {
+    const py::gil_scoped_release unlocked;
+    found = by_ref ? bpe::ref::unigram_expected(trie, log_probs.data(), texts, counts.data())
+                   : bpe::unigram_expected(trie, log_probs.data(), texts, counts.data());
+  }
+  if (found.failed_text >= 0) {
+    throw ValueError("unigram_em: pieces must be covered by the patterns, got one that is not at " +
+                     std::to_string(found.failed_text));
+  }
+  return py::make_tuple(lattice_array(std::move(found.expected)), found.log_likelihood);
 }
 
 py::tuple merge_pairs_batch(const Int32s& ids, const Int64s& offsets, int64_t max_merges, int32_t next_id,
@@ -201,6 +247,8 @@ py::tuple merge_pairs_batch(const Int32s& ids, const Int64s& offsets, int64_t ma
 
 void bind_bpe_lattice(py::module_& m) {
   m.def("merge_pairs_batch", &merge_pairs_batch);
+  m.def("unigram_expected", &unigram_expected);
+  m.def("unigram_viterbi", &unigram_viterbi);
   py::class_<Trie, std::shared_ptr<Trie>>(m, "Trie")
       .def(py::init(&make_trie))
       .def("size", &Trie::size)

@@ -35,14 +35,20 @@ struct IdSink {
   }
 };
 
-// Calls f(text, sink) for every text; f returns -1, or the byte where it failed. Texts are dealt out in runs cut by
-// their lengths alone.
-template <class F>
-RaggedIds for_each_text(const Texts& texts, F&& f) {
+// Runs of texts that are worth a thread, cut by their lengths alone: run r is texts [runs[r], runs[r + 1]).
+inline std::vector<int64_t> runs_of(const Texts& texts) {
   std::vector<int64_t> runs{0};
   for (int64_t b = 0; b < texts.count; ++b) {
-    if (texts.offsets[b + 1] - texts.offsets[runs.back()] >= kGrain || b + 1 == texts.count) runs.push_back(b + 1);
+    const int64_t bytes = texts.offsets[b + 1] - texts.offsets[runs.back()];
+    if (bytes >= kGrain / 4 || b + 1 == texts.count) runs.push_back(b + 1);
   }
+  return runs;
+}
+
+// Calls f(text, sink) for every text; f returns -1, or the byte where it failed.
+template <class F>
+RaggedIds for_each_text(const Texts& texts, F&& f) {
+  const std::vector<int64_t> runs = runs_of(texts);
   const auto count = static_cast<int64_t>(runs.size()) - 1;
   std::vector<IdSink> sinks(count);
   std::vector<int64_t> failed(texts.count, -1);

@@ -5,6 +5,7 @@ from tokernel.kernels.bpe._merge_batch import MergedBatch, merge_pairs_batch
 from tokernel.kernels.bpe._split import split
 from tokernel.kernels.bpe._train import PairHistory, pair_count_history, train_merges
 from tokernel.kernels.bpe._trie import Found, Segmented, Trie
+from tokernel.kernels.bpe._unigram import UnigramFit, unigram_em, unigram_viterbi
 
 __all__ = [
     "Found",
@@ -12,8 +13,11 @@ __all__ = [
     "PairHistory",
     "Segmented",
     "Trie",
+    "UnigramFit",
     "merge_pairs_batch",
     "pair_count_history",
     "split",
     "train_merges",
+    "unigram_em",
+    "unigram_viterbi",
 ]
