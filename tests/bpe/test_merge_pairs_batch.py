@@ -175,15 +175,19 @@ def test_errors_of_callables_reach_the_caller(code):
     ("call", "error", "message"),
     [
         ({"ids": [1.0]}, TypeError, r"ids must be int64 or int32, got float64$"),
-        ({"ids": [[1]]}, ValueError, r"ids must be one row, got \(1, 1\)$"),
-        ({"ids": [0, -1]}, ValueError, r"ids must be in \[0, 2\^31 - 1\), got -1$"),
-        ({"ids": [2**31 - 1]}, ValueError, r"ids must be in \[0, 2\^31 - 1\), got 2147483647$"),
-        ({"ids": [0, 1], "offsets": [0, 1]}, ValueError, r"offsets must rise from 0 to the number of ids, 2$"),
-        ({"ids": [0, 1], "offsets": [0, 3, 2]}, ValueError, r"offsets must rise from 0 to the number of ids, 2$"),
-        ({"ids": [0, 1], "offsets": []}, ValueError, r"offsets must rise from 0 to the number of ids, 2$"),
-        ({"ids": [0, 1], "max_merges": -1}, ValueError, r"max_merges must be at least 0, got -1$"),
+        ({"ids": [[1]]}, ValueError, r"ids must be \(N\), got \(1, 1\) int64$"),
+        ({"ids": [0, -1]}, ValueError, r"ids must be in \[0, 2147483647\), got -1 at 1$"),
+        ({"ids": [2**31 - 1]}, ValueError, r"ids must be in \[0, 2147483647\), got 2147483647 at 0$"),
+        ({"ids": [0, 1], "offsets": [0, 1]}, ValueError, r"offsets must be ascending from 0 to the 2 ids, got 0 to 1$"),
+        (
+            {"ids": [0, 1], "offsets": [0, 3, 2]},
+            ValueError,
+            r"offsets must be ascending from 0 to the 2 ids, got 0 to 2$",
+        ),
+        ({"ids": [0, 1], "offsets": []}, ValueError, r"offsets must be ascending from 0 to the 2 ids, got none$"),
+        ({"ids": [0, 1], "max_merges": -1}, ValueError, r"max_merges must be in \[0, 2147483647\], got -1$"),
         ({"ids": [0, 1], "max_merges": 1.5}, TypeError, r"max_merges must be an integer, got float$"),
-        ({"ids": [0, 7], "next_id": 7}, ValueError, r"next_id must be in \[8, 2\^31 - 1\), got 7$"),
+        ({"ids": [0, 7], "next_id": 7}, ValueError, r"next_id must be in \[8, 2147483647\], got 7$"),
     ],
 )
 def test_bad_input(call, error, message):

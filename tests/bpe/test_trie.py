@@ -192,7 +192,7 @@ def test_a_large_vocabulary(rng):
         ([b"a", "b"], None, TypeError, r"^Trie: patterns must be bytes, got str at 1$"),
         ([b"a"], [1, 2], ValueError, r"^Trie: values must be as many as the 1 patterns, got 2$"),
         ([b"a"], [1.5], TypeError, r"^Trie: values must be int64 or int32, got float64$"),
-        ([b"a"], [[1]], ValueError, r"^Trie: values must be one row, got \(1, 1\)$"),
+        ([b"a"], [[1]], ValueError, r"^Trie: values must be \(N\), got \(1, 1\) int64$"),
     ],
 )
 def test_bad_patterns(patterns, values, error, message):
@@ -210,9 +210,9 @@ def test_bad_questions():
         trie.longest(b"aa", 1.0)
     with pytest.raises(TypeError, match=r"^Trie: text must be str, bytes or an array of uint8, got int$"):
         trie.find_all(3)
-    with pytest.raises(TypeError, match=r"^Trie: text must be str, bytes or an array of uint8, got int64$"):
+    with pytest.raises(TypeError, match=r"^Trie: text must be uint8, got int64$"):
         trie.find_all(np.zeros(3, np.int64))
-    with pytest.raises(ValueError, match=r"^Trie: text must be \(N\), got \(2, 2\)$"):
+    with pytest.raises(ValueError, match=r"^Trie: text must be \(N\), got \(2, 2\) uint8$"):
         trie.find_all(np.zeros((2, 2), np.uint8))
     with pytest.raises(
         ValueError,
@@ -220,7 +220,9 @@ def test_bad_questions():
         r"of text 2$",
     ):
         trie.tokenize_longest([b"a", b"", b"ab", b"b"])
-    with pytest.raises(ValueError, match=r"^tokenize_longest: offsets must rise from 0 to the number of bytes, 2$"):
+    with pytest.raises(
+        ValueError, match=r"^tokenize_longest: offsets must be ascending from 0 to the 2 bytes, got 0 to 1$"
+    ):
         trie.tokenize_longest((b"aa", np.array([0, 1])))
     with pytest.raises(ValueError, match=r"^tokenize_longest: unit must be 'char' or 'byte', got 'word'$"):
         trie.tokenize_longest(b"a", unit="word")

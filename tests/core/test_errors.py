@@ -221,6 +221,19 @@ CASES = {
     "pq_decode": {"codes": np.array([[0, 2], [1, 1], [2, 0]]), "centroids": floats(2, 3, 2)},
     "pq_encode": {"x": floats(3, 4), "centroids": floats(2, 3, 2)},
     "split": {"text": np.frombuffer(b"two words", np.uint8), "pattern": "cl100k"},
+    "merge_pairs_batch": {"ids": np.array([0, 1, 0]), "offsets": OFFSETS, "max_merges": 1, "next_id": 2},
+    "unigram_em": {
+        "trie": bpe.Trie([b"a", b"b"]),
+        "log_probs": floats(2),
+        "pieces": [b"a", b"ab", b""],
+        "counts": floats(3),
+        "iterations": 1,
+    },
+    "unigram_viterbi": {
+        "trie": bpe.Trie([b"a", b"b"]),
+        "log_probs": floats(2),
+        "texts": np.frombuffer(b"abab", np.uint8),
+    },
     "pair_count_history": {"words": [[0, 1]], "counts": np.array([2]), "merges": np.array([[0, 1, 2]])},
     "train_merges": {
         "pieces": np.frombuffer(b"abab", np.uint8),
@@ -272,6 +285,7 @@ FREE = {
     ("rvq_decode", "index"),
     ("rvq_encode", "codes"),
     ("rvq_encode", "x"),
+    ("unigram_viterbi", "texts"),
     ("update_adjacency", "adjacency"),
 }
 # Alone, an array of any extents is fine.

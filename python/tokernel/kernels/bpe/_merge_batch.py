@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tokernel import _C
 from tokernel.kernels._arrays import Array
-from tokernel.kernels.bpe._trie import Int64s, integers, whole_number
+from tokernel.kernels.bpe._trie import Int64s, cuts_of, integers, whole_number
 
 __all__ = ["MergedBatch", "merge_pairs_batch"]
 
@@ -56,7 +56,7 @@ def merge_pairs_batch(
     be a token that exists: ``join(a, b, new)`` is then called once a merge and says which id (any so far, or ``new``).
 
     Args:
-        ids: (N,) int32 or int64, each in [0, 2^31).
+        ids: (N,) int32 or int64, each in [0, 2^31 - 1).
         offsets: (B + 1,): sequence b is ids[offsets[b]:offsets[b + 1]]; one sequence by default.
         max_merges: no limit by default.
         valid: called with the ids of a pair, at most once a pair, when it comes up; what it answers holds for the whole
@@ -68,8 +68,8 @@ def merge_pairs_batch(
         MergedBatch of ids, offsets, parts, counts, results and replaced.
 
     Raises:
-        ValueError: an id or next_id is out of range, offsets do not cut the ids, max_merges is negative, 2^31 tokens
-            or more, or join returns one of the pair or an id that does not exist.
+        ValueError: an id or next_id is out of range, offsets do not cut the ids, max_merges is negative, there are
+            2^31 tokens or more, or join returns one of the pair or an id that does not exist.
         TypeError: ids or offsets are no integers.
 
     >>> merged = merge_pairs_batch([0, 1, 0, 1, 2, 0, 1], [0, 5, 7], max_merges=1)
@@ -80,20 +80,15 @@ def merge_pairs_batch(
     """
     op = "merge_pairs_batch"
     wide = integers(op, "ids", ids)
-    cuts = np.array([0, wide.size], np.int64) if offsets is None else integers(op, "offsets", offsets)
-    if cuts.size == 0 or cuts[0] != 0 or cuts[-1] != wide.size or (np.diff(cuts) < 0).any():
-        raise ValueError(f"{op}: offsets must rise from 0 to the number of ids, {wide.size}")
-    largest = int(wide.max(initial=-1))
-    if wide.size and (wide.min() < 0 or largest >= _MOST):
-        raise ValueError(f"{op}: ids must be in [0, 2^31 - 1), got {wide.min() if wide.min() < 0 else largest}")
-    if wide.size >= _MOST:
-        raise ValueError(f"{op}: ids must be less than 2^31 - 1 of them, got {wide.size}")
-    first_new = largest + 1 if next_id is None else whole_number(op, "next_id", next_id)
-    if not largest < first_new < _MOST:
-        raise ValueError(f"{op}: next_id must be in [{largest + 1}, 2^31 - 1), got {first_new}")
-    budget = -1 if max_merges is None else whole_number(op, "max_merges", max_merges)
-    if max_merges is not None and budget < 0:
-        raise ValueError(f"{op}: max_merges must be at least 0, got {max_merges}")
+    cuts = np.array([0, wide.size], np.int64) if offsets is None else cuts_of(op, offsets, wide.size, "ids")
+    if wide.size > _MOST:
+        raise ValueError(f"{op}: ids must be at most {_MOST} of them, got {wide.size}")
+    outside = np.flatnonzero((wide < 0) | (wide >= _MOST))
+    if outside.size:
+        raise ValueError(f"{op}: ids must be in [0, {_MOST}), got {wide[outside[0]]} at {outside[0]}")
+    least = int(wide.max(initial=-1)) + 1
+    first_new = least if next_id is None else whole_number(op, "next_id", next_id, least, _MOST)
+    budget = -1 if max_merges is None else whole_number(op, "max_merges", max_merges, 0, _MOST)
     found = _C.merge_pairs_batch(wide.astype(np.int32), cuts, budget, first_new, valid, join)
     merged, ends, parts, counts, results, replaced = found
     return MergedBatch(merged, ends, parts.reshape(-1, 2), counts, results, replaced)

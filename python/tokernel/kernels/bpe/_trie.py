@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from tokernel import _C
 from tokernel.kernels._arrays import Array
-from tokernel.kernels.bpe._text import as_array
+from tokernel.kernels.bpe._text import utf8
 
 __all__ = ["Found", "Segmented", "Trie"]
 
@@ -44,30 +44,31 @@ class Segmented(NamedTuple):
     """(B + 1,) int64: text b has ids[offsets[b]:offsets[b + 1]]; (0, N) for a single text."""
 
 
-def flat_bytes(op: str, text: Text) -> bytes | Bytes:
+def flat_bytes(op: str, text: Text, name: str = "text") -> bytes | Bytes:
     """The bytes of one text, in one piece of host memory."""
     if isinstance(text, bytes):
         return text
-    array = np.asarray(as_array(op, text))
+    if isinstance(text, str):
+        return utf8(text)
+    if not hasattr(text, "__dlpack__") and not isinstance(text, bytearray | memoryview):
+        raise TypeError(f"{op}: {name} must be str, bytes or an array of uint8, got {type(text).__name__}")
+    array = np.asarray(text)
     if array.dtype != np.uint8:
-        raise TypeError(f"{op}: text must be str, bytes or an array of uint8, got {array.dtype}")
+        raise TypeError(f"{op}: {name} must be uint8, got {array.dtype}")
     if array.ndim != 1:
-        raise ValueError(f"{op}: text must be (N), got {array.shape}")
+        raise ValueError(f"{op}: {name} must be (N), got {array.shape} {array.dtype}")
     return np.ascontiguousarray(array)
 
 
-def flat_texts(op: str, texts: Texts) -> tuple[bytes | Bytes, Int64s]:
+def flat_texts(op: str, texts: Texts, name: str = "texts") -> tuple[bytes | Bytes, Int64s]:
     """The bytes of a batch (one text, a list of texts, or bytes with offsets) and the offsets of its texts."""
     if isinstance(texts, tuple) and len(texts) == 2 and not isinstance(texts[1], str | bytes):
-        flat = flat_bytes(op, texts[0])
-        offsets = integers(op, "offsets", texts[1])
-        if offsets.size == 0 or offsets[0] != 0 or offsets[-1] != len(flat) or (np.diff(offsets) < 0).any():
-            raise ValueError(f"{op}: offsets must rise from 0 to the number of bytes, {len(flat)}")
-        return flat, offsets
+        flat = flat_bytes(op, texts[0], name)
+        return flat, cuts_of(op, texts[1], len(flat), "bytes")
     if isinstance(texts, list | tuple):
-        parts = [bytes(flat_bytes(op, text)) for text in texts]
+        parts = [bytes(flat_bytes(op, text, name)) for text in texts]
         return b"".join(parts), offsets_of(parts)
-    flat = flat_bytes(op, texts)
+    flat = flat_bytes(op, texts, name)
     return flat, np.array([0, len(flat)], np.int64)
 
 
@@ -77,27 +78,45 @@ def offsets_of(parts: Sequence[bytes]) -> Int64s:
     return offsets
 
 
-def integers(op: str, name: str, values: object) -> Int64s:
-    """One row of integers as int64."""
+def cuts_of(op: str, offsets: object, total: int, unit: str) -> Int64s:
+    """Checked offsets of sequences that make up `total` items."""
+    cuts = integers(op, "offsets", offsets)
+    if cuts.size == 0 or cuts[0] != 0 or cuts[-1] != total or (np.diff(cuts) < 0).any():
+        got = f"{cuts[0]} to {cuts[-1]}" if cuts.size else "none"
+        raise ValueError(f"{op}: offsets must be ascending from 0 to the {total} {unit}, got {got}")
+    return cuts
+
+
+def numbers(op: str, name: str, values: object, kinds: str, wanted: str) -> npt.NDArray[Any]:
+    """One row of numbers whose dtype is of one of the kinds of NumPy."""
     array = np.asarray(values)
     if array.size == 0 and isinstance(values, list | tuple):
-        array = array.astype(np.int64)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{op}: {name} must be int64 or int32, got {array.dtype}")
+        array = array.astype(kinds[0])
+    if array.dtype.kind in "OUS":
+        raise TypeError(f"{op}: {name} must be an array (or a list, of {wanted}), got {type(values).__name__}")
+    if array.dtype.kind not in kinds:
+        raise TypeError(f"{op}: {name} must be {wanted}, got {array.dtype}")
     if array.ndim != 1:
-        raise ValueError(f"{op}: {name} must be one row, got {array.shape}")
+        raise ValueError(f"{op}: {name} must be (N), got {array.shape} {array.dtype}")
+    return array
+
+
+def integers(op: str, name: str, values: object) -> Int64s:
+    """One row of integers as int64."""
+    array = numbers(op, name, values, "iu", "int64 or int32")
     if array.dtype == np.uint64 and (array > np.iinfo(np.int64).max).any():
         raise ValueError(f"{op}: {name} must be below 2^63, got {array.max()}")
     return np.ascontiguousarray(array, np.int64)
 
 
-def whole_number(op: str, name: str, value: object) -> int:
+def whole_number(op: str, name: str, value: object, low: int = -(2**63), high: int = 2**63 - 1) -> int:
+    """An integer in [low, high]."""
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}") from None
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{op}: {name} must be in [-2^63, 2^63), got {number}")
+    if not low <= number <= high:
+        raise ValueError(f"{op}: {name} must be in [{low}, {high}], got {number}")
     return number
 
 

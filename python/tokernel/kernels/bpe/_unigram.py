@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from tokernel import _C
 from tokernel.kernels._arrays import Array
-from tokernel.kernels.bpe._trie import Segmented, Texts, Trie, flat_texts, unknown_of, whole_number
+from tokernel.kernels.bpe._trie import Segmented, Texts, Trie, flat_texts, numbers, unknown_of, whole_number
 
 __all__ = ["UnigramFit", "unigram_em", "unigram_viterbi"]
 
 Doubles = npt.NDArray[np.float64]
 _UNKNOWN_PENALTY = 10.0  # SentencePiece's
+_MOST_ITERATIONS = 2**31 - 1
 
 
 class UnigramFit(NamedTuple):
@@ -121,12 +122,10 @@ def unigram_em(
     """
     op = "unigram_em"
     scores = _log_probs(op, trie, log_probs)
-    rounds = whole_number(op, "iterations", iterations)
-    if rounds < 1:
-        raise ValueError(f"{op}: iterations must be at least 1, got {rounds}")
+    rounds = whole_number(op, "iterations", iterations, 1, _MOST_ITERATIONS)
     if isinstance(pieces, str | bytes):
         raise TypeError(f"{op}: pieces must be a list of texts, or bytes and offsets, got {type(pieces).__name__}")
-    flat, offsets = flat_texts(op, pieces)
+    flat, offsets = flat_texts(op, pieces, "pieces")
     weights = _counts(op, counts, len(offsets) - 1)
     likelihoods = np.empty(rounds)
     for i in range(rounds):
@@ -140,9 +139,7 @@ def unigram_em(
 def _log_probs(op: str, trie: Trie, log_probs: Array) -> Doubles:
     if not isinstance(trie, Trie):
         raise TypeError(f"{op}: trie must be a Trie, got {type(trie).__name__}")
-    array = np.asarray(log_probs)
-    if array.dtype.kind != "f":
-        raise TypeError(f"{op}: log_probs must be float32 or float64, got {array.dtype}")
+    array = numbers(op, "log_probs", log_probs, "f", "float32 or float64")
     if array.shape != (len(trie),):
         raise ValueError(f"{op}: log_probs must be ({len(trie)},), one a pattern, got {array.shape}")
     scores = np.ascontiguousarray(array, np.float64)
@@ -155,9 +152,7 @@ def _log_probs(op: str, trie: Trie, log_probs: Array) -> Doubles:
 def _counts(op: str, counts: Array | None, texts: int) -> Doubles:
     if counts is None:
         return np.ones(texts)
-    array = np.asarray(counts)
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"{op}: counts must be numbers, got {array.dtype}")
+    array = numbers(op, "counts", counts, "iuf", "float64, float32 or integers")
     if array.shape != (texts,):
         raise ValueError(f"{op}: counts must be ({texts},), one a text, got {array.shape}")
     weights = np.ascontiguousarray(array, np.float64)
