@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Family bpe: byte-level pairs: pre-tokenizers, vocabularies, encoding, training, tries."""
 
+from tokernel.kernels.bpe._count import apply_merges, count_pairs
 from tokernel.kernels.bpe._merge_batch import MergedBatch, merge_pairs_batch
 from tokernel.kernels.bpe._split import split
 from tokernel.kernels.bpe._train import PairHistory, pair_count_history, train_merges
@@ -14,6 +15,8 @@ __all__ = [
     "Segmented",
     "Trie",
     "UnigramFit",
+    "apply_merges",
+    "count_pairs",
     "merge_pairs_batch",
     "pair_count_history",
     "split",
