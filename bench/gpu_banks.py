@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from tokernel import ops
-from tokernel.kernels import attention, cluster, merge, quantize, select
+from tokernel.kernels import attention, bpe, cluster, merge, quantize, select
 from torch import Tensor
 
 from bench.arrays import randn
@@ -223,8 +223,14 @@ def cases(family: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
         "tree": _tree_cases,
         "attention": _attention_cases,
         "quantize": _quantize_cases,
+        "bpe": _bpe_cases,
     }
     return makers[family](dtype)
+
+
+def _bpe_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
+    ids = _labels(3000, 40)[0].to(torch.int32 if dtype == torch.bfloat16 else torch.int64)
+    yield lambda: bpe.count_pairs(ids, torch.tensor([0, 1000, 3000]), torch.tensor([2, 3]))
 
 
 @contextlib.contextmanager
@@ -263,7 +269,7 @@ def count(families: list[str]) -> dict[str, Count]:
     return found
 
 
-FAMILIES = ("merge", "cluster", "select", "tree", "attention", "quantize")
+FAMILIES = ("merge", "cluster", "select", "tree", "attention", "quantize", "bpe")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 

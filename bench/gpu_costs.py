@@ -613,6 +613,25 @@ def _soft_codes() -> dict[str, Cost]:
     }
 
 
+def _pair_counts() -> dict[str, Cost]:
+    """Pairs of 10 million ids below 2^16, three million of them different, in 10000 sequences."""
+    tokens, batch, found, passes = 10_000_000, 10_000, 3_000_000, 4
+    case, ids, keys = f"N={tokens} int32", tokens * F32, tokens * I64
+    digits = tokens / 2048 * 256 * F32
+    sorting = f"{case}, one of {passes} bytes"
+    return {
+        "clear_pairs_kernel": Cost(case, tokens),
+        "mark_last_kernel": Cost(f"B={batch}", batch * (I64 + 1)),
+        "tile_sums_kernel": Cost(f"{case}, pairs", ids + tokens),
+        "scan_tiles_kernel": Cost(f"{case}, pairs", 2 * tokens / 2048 * I64),
+        "emit_prefixes_kernel": Cost(f"{case}, pairs", ids + tokens + keys),
+        "join_ids_kernel": Cost(case, keys),
+        "digit_counts_kernel": Cost(sorting, keys + digits),
+        "place_digits_kernel": Cost(sorting, 2 * keys + digits),
+        "count_runs_kernel": Cost(f"{case}, K={found}", found * 3 * I64),
+    }
+
+
 COSTS: dict[str, Cost] = {
     **_rows(),
     **_matching(),
@@ -641,4 +660,5 @@ COSTS: dict[str, Cost] = {
     **_attention(),
     **_attention_around(),
     **_attention_parts(),
+    **_pair_counts(),
 }

@@ -28,6 +28,14 @@ struct KeyBuffers {
   uint64_t* load[2];  // null: nothing goes along
 };
 
+// From where to where a pass moves the keys.
+struct KeyMove {
+  const uint64_t* key;
+  const uint64_t* load;
+  uint64_t* key_to;
+  uint64_t* load_to;
+};
+
 // The byte of a pass, or -1 where that pass has nothing to do.
 __device__ __forceinline__ int digit_shift(const SortState* state, int pass) {
   const int bytes = half_bytes(state);
@@ -71,6 +79,7 @@ struct DigitSink {
 // The lanes of this warp that have the same digit, among those that have one.
 __device__ __forceinline__ unsigned lanes_with(unsigned digit, bool valid) {
   unsigned same = __ballot_sync(kAllLanes, valid);
+#pragma unroll
   for (int bit = 0; bit < 8; ++bit) {
     const bool set = (digit >> bit & 1u) != 0;
     const unsigned having = __ballot_sync(kAllLanes, set);
@@ -82,7 +91,7 @@ __device__ __forceinline__ unsigned lanes_with(unsigned digit, bool valid) {
 // Each warp ranks a stretch of the tile by itself; then the warps are put one after the other.
 template <bool kLoaded>
 __global__ void __launch_bounds__(kSortThreads)
-    place_digits_kernel(KeyBuffers buffers, const SortState* state, int pass, const unsigned* places) {
+    place_digits_kernel(KeyMove move, const SortState* state, int pass, const unsigned* places) {
   TK_SHARED(counts, unsigned[kSortWarps][kDigits]);
   const int shift = digit_shift(state, pass);
   if (shift < 0) return;
@@ -90,14 +99,13 @@ __global__ void __launch_bounds__(kSortThreads)
   const int warp = threadIdx.x / 32;
   for (int w = 0; w < kSortWarps; ++w) counts[w][threadIdx.x] = 0;
   __syncthreads();
-  const uint64_t* keys = buffers.key[pass % 2];
   const auto count = static_cast<int64_t>(state->count);
   const int64_t first = int64_t{blockIdx.x} * kSortTile + warp * (32 * kSortRounds) + lane;
   unsigned rank[kSortRounds];
 #pragma unroll
   for (int round = 0; round < kSortRounds; ++round) {
     const bool valid = first + round * 32 < count;
-    const unsigned digit = valid ? static_cast<unsigned>(keys[first + round * 32] >> shift) & 255u : 0u;
+    const unsigned digit = valid ? static_cast<unsigned>(move.key[first + round * 32] >> shift) & 255u : 0u;
     const unsigned same = lanes_with(digit, valid);
     const unsigned below = same & ((1u << lane) - 1u);
     const unsigned before = valid ? counts[warp][digit] : 0;
@@ -117,10 +125,10 @@ __global__ void __launch_bounds__(kSortThreads)
 #pragma unroll
   for (int round = 0; round < kSortRounds; ++round) {
     if (first + round * 32 >= count) continue;
-    const uint64_t key = keys[first + round * 32];
+    const uint64_t key = move.key[first + round * 32];
     const unsigned to = counts[warp][key >> shift & 255u] + rank[round];
-    buffers.key[1 - pass % 2][to] = key;
-    if constexpr (kLoaded) buffers.load[1 - pass % 2][to] = buffers.load[pass % 2][first + round * 32];
+    move.key_to[to] = key;
+    if constexpr (kLoaded) move.load_to[to] = move.load[first + round * 32];
   }
 }
 
@@ -137,7 +145,9 @@ inline void sort_keys(const KeyBuffers& buffers, const SortState* state, int64_t
     prefix_sums(DigitSource{digits, state, pass}, DigitSink{digits, state, pass}, kDigits * tiles, sums,
                 static_cast<unsigned long long*>(nullptr), stream);
     const auto place = buffers.load[0] ? place_digits_kernel<true> : place_digits_kernel<false>;
-    launch(place, grid, dim3(kSortThreads), 0, stream, buffers, state, pass, digits);
+    const int from = pass % 2;
+    const KeyMove move{buffers.key[from], buffers.load[from], buffers.key[1 - from], buffers.load[1 - from]};
+    launch(place, grid, dim3(kSortThreads), 0, stream, move, state, pass, digits);
   }
 }
 

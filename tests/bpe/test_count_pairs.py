@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """count_pairs on every backend, against a dictionary that counts one pair at a time."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -24,7 +25,7 @@ def case(shape, rng, dtype=np.int64, low=0):
 def expected(ids, offsets, weights=None):
     counts = Counter()
     for b, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
-        for pair in zip(ids[start : end - 1].tolist(), ids[start + 1 : end].tolist(), strict=True):
+        for pair in itertools.pairwise(ids[start:end].tolist()):
             counts[pair] += 1 if weights is None else int(weights[b])
     pairs = sorted(counts)
     return np.array(pairs, np.int64).reshape(-1, 2), np.array([counts[pair] for pair in pairs], np.int64)

@@ -246,6 +246,8 @@ CASES = {
         "tokens": INDEX,
         "candidates": np.zeros((1, 2, 2), np.int64),
     },
+    "apply_merges": {"ids": np.array([1, 2, 1]), "offsets": OFFSETS, "merges": np.array([[1, 2, 3]])},
+    "count_pairs": {"ids": np.array([1, 2, 1]), "offsets": OFFSETS, "weights": np.array([1, 2])},
 }
 FAMILIES = (merge, cluster, attention, select, tree, quantize, bpe)
 OPS = {
@@ -274,6 +276,7 @@ FREE = {
     ("adc_scan", "codes"),
     ("adc_scan", "tables"),
     ("adc_tables", "queries"),
+    ("apply_merges", "merges"),
     ("bucketize", "x"),
     ("build_tree", "adjacency"),
     ("head_argmax_prob", "W"),
