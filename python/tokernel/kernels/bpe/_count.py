@@ -14,7 +14,9 @@ __all__ = ["apply_merges", "count_pairs"]
 def _one_sequence(op: str, ids: Array) -> Array:
     """Offsets of ids that are one sequence."""
     if not hasattr(ids, "shape"):
-        raise TypeError(f"{op}: ids must be an array with a shape where offsets are not given, got {type(ids).__name__}")
+        raise TypeError(
+            f"{op}: ids must be an array with a shape where offsets are not given, got {type(ids).__name__}"
+        )
     return place(np.array([0, *ids.shape[:1]][:2], np.int64), ids)
 
 
