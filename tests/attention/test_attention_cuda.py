@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA kernels of attention on the host executor: what is particular to their tiles and key lists."""
+"""The CUDA kernels of attention on the host executor and on a GPU: what is particular to their tiles and key lists."""
 
 import numpy as np
 import pytest
 
-import tokernel
 from tokernel.kernels.attention import (
     BlockMap,
     Causal,
@@ -18,14 +17,8 @@ from tokernel.kernels.attention import (
     attention_backward,
 )
 
-pytestmark = pytest.mark.skipif("simt" not in tokernel.backends()["usable"], reason="built without TOKERNEL_SIMT")
+pytestmark = pytest.mark.usefixtures("device_backend")
 DTYPES = ["float32", "float16", "bfloat16"]
-
-
-@pytest.fixture(autouse=True)
-def on_simt():
-    with tokernel.use_backend("simt"):
-        yield
 
 
 def as_dtype(x, dtype):

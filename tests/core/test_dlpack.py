@@ -36,7 +36,7 @@ def test_numpy_comes_by_versioned_capsule():
 
 
 @pytest.mark.parametrize("kind", [Producer, LegacyProducer, OldProducer])
-def test_any_producer_is_read_and_answered_in_numpy(kind, backend):
+def test_any_producer_is_read_and_answered_in_numpy(kind, host_backend):
     x = floats(1, 3, 2)
     out = merge.gather_rows(kind(x), INDEX)
     assert type(out) is np.ndarray
@@ -49,7 +49,7 @@ def test_versioned_capsule_is_asked_for():
     assert x.asked == [{"max_version": (1, 3)}]
 
 
-def test_strides_may_be_null_and_the_data_offset(backend):
+def test_strides_may_be_null_and_the_data_offset(host_backend):
     x = floats(4, 3, 2)
     moved = Producer(x, shape=(3, 3, 2), strides="null", byte_offset=24)
     index = np.tile(INDEX, (3, 1))
@@ -57,13 +57,13 @@ def test_strides_may_be_null_and_the_data_offset(backend):
 
 
 # ---- memory -----------------------------------------------------------------------------------------------------
-def test_read_only_input_is_accepted(backend):
+def test_read_only_input_is_accepted(host_backend):
     x, index = floats(1, 3, 2), INDEX.copy()
     x.flags.writeable = index.flags.writeable = False
     assert np.array_equal(merge.gather_rows(x, index), gather(x))
 
 
-def test_read_only_out_is_refused_and_untouched(backend):
+def test_read_only_out_is_refused_and_untouched(host_backend):
     out = np.zeros((1, 2, 2), np.float32)
     out.flags.writeable = False
     with pytest.raises(ValueError, match="gather_rows: out must be writable, got a read-only array"):
@@ -82,7 +82,7 @@ def test_out_that_cannot_say_it_is_writable_is_refused(kind):
     assert out.deleted == 1
 
 
-def test_out_that_says_it_is_writable_is_filled(backend):
+def test_out_that_says_it_is_writable_is_filled(host_backend):
     out = Producer(np.zeros((1, 2, 2), np.float32))
     assert merge.gather_rows(floats(1, 3, 2), INDEX, out=out) is out
     assert np.array_equal(out.array, gather(floats(1, 3, 2)))
@@ -97,7 +97,7 @@ class OldNumpy(np.ndarray):
         return super().__dlpack__()
 
 
-def test_numpy_before_versioned_capsules(backend):
+def test_numpy_before_versioned_capsules(host_backend):
     x, out = floats(1, 3, 2).view(OldNumpy), np.zeros((1, 2, 2), np.float32).view(OldNumpy)
     assert np.array_equal(merge.gather_rows(x, INDEX), gather(x))
     assert merge.gather_rows(x, INDEX, out=out) is out
@@ -126,7 +126,7 @@ def test_numpy_before_versioned_capsules(backend):
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_any_stride_is_read_right(view, dtype, backend):
+def test_any_stride_is_read_right(view, dtype, host_backend):
     x = view(floats(3, 6, 4).astype(dtype))
     index = np.tile([[2, 0, 1, 2]], (x.shape[0], 1))
     assert np.array_equal(merge.gather_rows(x, index), gather(x, index))
@@ -134,13 +134,13 @@ def test_any_stride_is_read_right(view, dtype, backend):
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int32])
 @pytest.mark.parametrize("view", [lambda i: i[:, ::-1], lambda i: i[::-1], lambda i: i[:, ::2], lambda i: i.T.copy().T])
-def test_any_stride_of_an_index_is_read_right(view, dtype, backend):
+def test_any_stride_of_an_index_is_read_right(view, dtype, host_backend):
     x, index = floats(2, 5, 3), view(np.array([[4, 0, 1], [2, 2, 3]], dtype))
     assert np.array_equal(merge.gather_rows(x, index), gather(x, index))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_misaligned_elements_are_read_right_and_refused_as_out(dtype, backend):
+def test_misaligned_elements_are_read_right_and_refused_as_out(dtype, host_backend):
     x = floats(1, 3, 2).astype(dtype)
     moved = np.frombuffer(b"\0" + x.tobytes(), dtype=dtype, offset=1).reshape(x.shape)
     assert not moved.flags.aligned
@@ -154,7 +154,7 @@ def test_misaligned_elements_are_read_right_and_refused_as_out(dtype, backend):
 
 
 @pytest.mark.parametrize("strides", [(77, 2, 1), (-5, 2, 1), (0, 2, 1), (2**62, 2, 1)])
-def test_extent_of_one_may_have_any_stride(strides, backend):
+def test_extent_of_one_may_have_any_stride(strides, host_backend):
     x, out = floats(1, 3, 2), Producer(np.zeros((1, 2, 2), np.float32), strides=strides)
     assert np.array_equal(merge.gather_rows(Producer(x, strides=strides), INDEX), gather(x))
     merge.gather_rows(x, INDEX, out=out)
@@ -162,7 +162,7 @@ def test_extent_of_one_may_have_any_stride(strides, backend):
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 2), (1, 3, 0), (0, 0, 0)])
-def test_empty_arrays_need_no_memory(shape, backend):
+def test_empty_arrays_need_no_memory(shape, host_backend):
     x = Producer(np.zeros(shape, np.float32), data=None)
     index = np.zeros((shape[0], 2 if shape[1] else 0), np.int64)
     assert merge.gather_rows(x, index).shape == (shape[0], index.shape[1], shape[2])
@@ -263,7 +263,7 @@ def test_strange_dtypes_are_refused(dtype, text):
         merge.gather_rows(Producer(floats(1, 3, 2), dtype=dtype), INDEX)
 
 
-def test_bfloat16_is_never_returned_as_numpy(backend):
+def test_bfloat16_is_never_returned_as_numpy(host_backend):
     x = Producer(np.zeros((1, 3, 2), np.uint16), dtype=(4, 16, 1))
     with pytest.raises(TypeError, match="bfloat16 results cannot be returned"):
         merge.gather_rows(x, INDEX)
@@ -401,7 +401,7 @@ def test_cupy_array_without_a_gpu_is_one_clear_error(monkeypatch):
         merge.gather_rows(cupy_like(floats(1, 3, 2), (CUDA, 0)), INDEX)
 
 
-def test_jax_arrays_come_back_as_jax_arrays(monkeypatch, backend):
+def test_jax_arrays_come_back_as_jax_arrays(monkeypatch, host_backend):
     """A stand-in for JAX, by name: legacy capsules although asked for versioned ones, and immutable memory."""
     made = types.SimpleNamespace(numpy=types.SimpleNamespace(asarray=lambda a: ("jax", a)))
     monkeypatch.setitem(sys.modules, "jax", made)

@@ -31,7 +31,7 @@ def test_torch_comes_by_the_exchange_api():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_answers_are_tensors_of_the_same_dtype(dtype, backend):
+def test_answers_are_tensors_of_the_same_dtype(dtype, host_backend):
     x = tensor(1, 3, 2, dtype=dtype)
     out = merge.gather_rows(x, INDEX)
     assert type(out) is torch.Tensor
@@ -39,7 +39,7 @@ def test_answers_are_tensors_of_the_same_dtype(dtype, backend):
     assert torch.equal(out, gather(x))
 
 
-def test_frameworks_mix(backend):
+def test_frameworks_mix(host_backend):
     x = floats(1, 3, 2)
     assert type(merge.gather_rows(x, INDEX)) is np.ndarray
     assert type(merge.gather_rows(torch.from_numpy(x), INDEX.numpy())) is torch.Tensor
@@ -55,7 +55,7 @@ def test_other_dtypes_are_refused(dtype):
 
 
 @pytest.mark.parametrize("expand", [lambda x: x[:1].expand(3, 4, 5), lambda x: x[:, :1].expand(3, 4, 5)])
-def test_expanded_input_is_read_and_expanded_out_refused(expand, backend):
+def test_expanded_input_is_read_and_expanded_out_refused(expand, host_backend):
     x = expand(tensor(3, 4, 5))
     index = torch.tensor([[2, 0]]).expand(3, 2)
     assert torch.equal(merge.gather_rows(x, index), gather(x, index))
@@ -65,14 +65,14 @@ def test_expanded_input_is_read_and_expanded_out_refused(expand, backend):
     assert not out.any()
 
 
-def test_extent_of_one_may_have_any_stride(backend):
+def test_extent_of_one_may_have_any_stride(host_backend):
     x = tensor(1, 3, 2).as_strided((1, 3, 2), (7, 2, 1))
     out = torch.zeros(1, 2, 2).as_strided((1, 2, 2), (1, 2, 1))
     assert merge.gather_rows(x, INDEX, out=out) is out
     assert torch.equal(out, gather(x))
 
 
-def test_offset_and_transposed_views(backend):
+def test_offset_and_transposed_views(host_backend):
     memory = tensor(4, 6, 5)
     index = torch.tensor([[2, 0], [1, 1], [0, 2]])
     for x in (memory[1:, 1:, 1:], memory[:3].transpose(1, 2), memory[1:, ::2, ::2]):
@@ -80,7 +80,7 @@ def test_offset_and_transposed_views(backend):
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 3), (1, 1, 1), (1, 4, 1), (2, 4, 0)])
-def test_negated_view_is_read_as_its_values(shape, backend):
+def test_negated_view_is_read_as_its_values(shape, host_backend):
     """`conj().imag` is the memory's negative: a consumer that does not look reads the wrong sign."""
     z = torch.randn(shape, dtype=torch.complex64)
     x = torch.conj(z).imag
@@ -159,7 +159,7 @@ def test_subclasses_are_read_and_answered_in_kind():
     assert torch.equal(out.as_subclass(torch.Tensor), gather(tensor(1, 3, 2)))
 
 
-def test_int32_index_and_unsupported_index(backend):
+def test_int32_index_and_unsupported_index(host_backend):
     x = tensor(1, 3, 2)
     assert torch.equal(merge.gather_rows(x, INDEX.int()), gather(x))
     with pytest.raises(TypeError, match="index must be int32 or int64, got float32"):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the CUDA kernels of tree_attention do that no other backend does, on the host executor: splits of the cache and
-how they are joined, tiles of rows, warps that part the keys, steps that run from the last key to the first."""
+"""What the CUDA kernels of tree_attention do that no other backend does, on the host executor and on a GPU: splits of
+the cache and how they are joined, tiles of rows, warps that part the keys, steps that run from the last key to the
+first."""
 
 import numpy as np
 import pytest
@@ -9,15 +10,9 @@ import tokernel
 from tokernel.kernels import tree
 from tokernel.kernels.tree import TokenTree
 
-simt = pytest.importorskip("tokernel._simt", reason="this build has no host executor (TOKERNEL_SIMT=ON)")
+pytestmark = pytest.mark.usefixtures("device_backend")
 
 LEAST = 256  # cache rows of a split, for up to 16 query rows of a head of keys
-
-
-@pytest.fixture(autouse=True)
-def on_the_executor():
-    with tokernel.use_backend("simt"):
-        yield
 
 
 def random_tree(rng, nodes):
