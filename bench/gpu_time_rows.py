@@ -180,7 +180,7 @@ def _sort(dtype: torch.dtype) -> Race:
     labels = randint(1000, 40, 75600)
     return Race(
         lambda: ops.sort_by_label(labels, 1000),
-        {"stable argsort": lambda: labels.sort(-1, stable=True).indices},
+        {"stable argsort": lambda: labels.sort(dim=-1, stable=True).indices},
         2 * bytes_of(labels),
     )
 
@@ -249,7 +249,7 @@ def _farthest(dtype: torch.dtype) -> Race:
         apart = 1 - unit @ unit.T
         chosen = apart.fill_diagonal_(torch.inf).amin(1).argmax()[None]
         apart.fill_diagonal_(0)
-        least, picks = apart[chosen[0]], [chosen]
+        least, picks = apart.index_select(0, chosen)[0], [chosen]
         for _ in range(k - 1):
             chosen = least.argmax()[None]
             picks.append(chosen)

@@ -142,8 +142,9 @@ def _compact(dtype: torch.dtype) -> Race:
 
 
 def _build(dtype: torch.dtype) -> Race:
-    adjacency, root, parents = randint(LLAMA3, LLAMA3, 8), randint(LLAMA3, 1), _parents(_tree(81))
-    return Race(lambda: ops.build_tree(adjacency, root, parents, randint(8, 81)), {}, 81 * 32.0)
+    adjacency, root, rank = randint(LLAMA3, LLAMA3, 8), randint(LLAMA3, 1), randint(8, 81)
+    parents = _parents(_tree(81))
+    return Race(lambda: ops.build_tree(adjacency, root, parents, rank), {}, 81 * 32.0)
 
 
 def cases() -> list[Case]:
