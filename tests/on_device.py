@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +15,6 @@ from tokernel import _C
 from tokernel.kernels import _arrays
 
 ALIGNMENT = 256  # bytes; wide loads take their way by the address of an array, so the copy keeps its residue
-REFUSED = re.compile(r"must be (contiguous|int64) on a device")
 
 
 def _as_tensor(array: Any) -> torch.Tensor:
@@ -42,18 +40,11 @@ def _bits(x: torch.Tensor) -> torch.Tensor:
 
 
 class Loan:
-    """A host array and its copy on the device: the same strides and the same place within :data:`ALIGNMENT` bytes.
-    A packed copy has no gaps, and no integers shorter than int64."""
+    """A host array and its copy on the device: the same strides, and the same place within :data:`ALIGNMENT` bytes."""
 
-    def __init__(self, array: Any, device: str, packed: bool) -> None:
+    def __init__(self, array: Any, device: str) -> None:
         self.array = array
         host = _as_tensor(array)
-        if packed and (host.dtype == torch.int32 or not host.is_contiguous()):
-            self.home = host
-            self.held = self.moved = host.to(device, torch.int64 if host.dtype == torch.int32 else host.dtype).clone(
-                memory_format=torch.contiguous_format
-            )
-            return
         self.home = _span(host)
         lead = host.data_ptr() % ALIGNMENT // host.itemsize
         room = torch.empty(lead + self.home.numel(), dtype=host.dtype, device=device)
@@ -62,7 +53,7 @@ class Loan:
 
     def bring_back(self) -> None:
         """Write into the host array what the op has changed, if anything."""
-        changed = self.held.to("cpu", self.home.dtype)
+        changed = self.held.cpu()
         if not torch.equal(_bits(changed), _bits(self.home)):
             self.home.copy_(changed)
 
@@ -86,31 +77,26 @@ class OnDevice:
         return call
 
     def _call(self, op: str, args: Any, kwargs: Any) -> Any:
-        loans = self._lend((args, kwargs), packed=False)
-        packed = self._lend((args, kwargs), packed=True)
+        loans = self._lend((args, kwargs))
+        for loan in loans.values():
+            _arrays.extension_of(op, "array", loan.moved)  # says how tensors are allocated, if nobody has yet
         getattr(_C, op)(*args, **kwargs)
         run = getattr(_arrays._device_extension(self._name), op)
         with poisoned():
-            try:
-                result = run(*_swap(args, loans), **_swap(kwargs, loans))
-            except ValueError as refusal:
-                if not REFUSED.search(str(refusal)):
-                    raise
-                loans = packed
-                result = run(*_swap(args, loans), **_swap(kwargs, loans))
+            result = run(*_swap(args, loans), **_swap(kwargs, loans))
         for loan in loans.values():
             loan.bring_back()
         return _returned(result, loans)
 
-    def _lend(self, value: Any, packed: bool) -> dict[int, Loan]:
+    def _lend(self, value: Any) -> dict[int, Loan]:
         if isinstance(value, np.ndarray | torch.Tensor):
-            return {id(value): Loan(value, self._device, packed)}
+            return {id(value): Loan(value, self._device)}
         loans: dict[int, Loan] = {}
         if isinstance(value, dict):
             value = tuple(value.values())
         if isinstance(value, list | tuple):
             for item in value:
-                loans |= self._lend(item, packed)
+                loans |= self._lend(item)
         return loans
 
 

@@ -89,10 +89,12 @@ py::object call_torch(const Framework& f, py::handle like, py::handle dtype, con
   std::array<PyObject*, 11> arguments{};
   arguments[0] = like.ptr();
   for (int i = 0; i < ndim; ++i) arguments[static_cast<size_t>(i) + 1] = PyLong_FromLongLong(shape[i]);
-  arguments[static_cast<size_t>(ndim) + 1] = dtype.ptr();
-  PyObject* result =
-      PyObject_Vectorcall(f.allocate.ptr(), arguments.data(), static_cast<size_t>(ndim) + 1, dtype ? keyword : nullptr);
-  for (int i = 0; i < ndim; ++i) Py_DECREF(arguments[static_cast<size_t>(i) + 1]);
+  if (ndim == 0) arguments[1] = PyTuple_New(0);  // a scalar has no extent to name
+  const int extents = ndim == 0 ? 1 : ndim;
+  arguments[static_cast<size_t>(extents) + 1] = dtype.ptr();
+  PyObject* result = PyObject_Vectorcall(f.allocate.ptr(), arguments.data(), static_cast<size_t>(extents) + 1,
+                                         dtype ? keyword : nullptr);
+  for (int i = 0; i < extents; ++i) Py_DECREF(arguments[static_cast<size_t>(i) + 1]);
   return stolen(result);
 }
 

@@ -355,17 +355,17 @@ Tensor Call::make_readable(Slot& slot, const View& view, bool dense, bool transp
   if (transposable && expressible(swap_innermost(view), false)) {
     return swap_innermost(with_regular_strides(swap_innermost(view)));
   }
-  if (!kHostMemory) {
-    fail_value(slot.name, widen ? "int64 on a device" : "contiguous on a device",
-               widen ? "int32" : "a strided or misaligned array");
-  }
-  int64_t count = 0;
-  count_elements(view, &count);
   Tensor packed;
   static_cast<View&>(packed) = view;
   packed.present = true;
   set_dense_strides(packed);
   packed.dtype = widen ? DType::i64 : view.dtype;
+  if (!kHostMemory) {
+    if (!is_empty(view)) packed.data = keep_copy(slot, packed.dtype);
+    return packed;
+  }
+  int64_t count = 0;
+  count_elements(view, &count);
   packed.data = keep_bytes(static_cast<size_t>(count) * item_size(packed.dtype));
   if (widen) {
     widen_elements(view, packed.as<int64_t>());
@@ -373,6 +373,20 @@ Tensor Call::make_readable(Slot& slot, const View& view, bool dense, bool transp
     pack_elements(view, packed.data);
   }
   return packed;
+}
+
+// On a device only the framework can copy. torch does so on its current stream, which the kernel follows.
+void* Call::keep_copy(const Slot& slot, DType dtype) {
+  const View& view = slot.arg.imported().view;
+  if (!slot.arg.imported().torch_like) {
+    const bool widen = dtype != view.dtype;
+    fail_value(slot.name, widen ? "int64 on a device" : "contiguous on a device",
+               widen ? "int32" : "a strided or misaligned array");
+  }
+  py::object copy = new_array(slot.object, view.dtype, dtype, view.shape, view.ndim);
+  copy.attr("copy_")(slot.object.attr("detach")());
+  copies_.push_back({copy, std::make_unique<TensorArg>()});
+  return copies_.back().arg->import(op_, slot.name, copy).view.data;
 }
 
 void* Call::keep_bytes(size_t bytes) {

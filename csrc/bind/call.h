@@ -55,7 +55,7 @@ class Call {
 
   // A shape may have alternatives of different rank: "B N|N".
   // Inputs keep their outer strides; what cannot be expressed (a strided innermost extent, negative strides, a
-  // misaligned pointer) is packed on the host and refused on a device.
+  // misaligned pointer) is packed: on a device by torch for its tensors, and refused for arrays of others.
   Tensor in(const char* name, py::handle object, uint32_t dtypes, const char* shape);
   Tensor in(const char* name, py::handle object, DType dtype, const char* shape);
   // As in, but always without gaps: for small arrays that kernels address flat.
@@ -151,6 +151,7 @@ class Call {
   void note_extent(Slot& slot, const Imported& imported) const;
   Tensor make_readable(Slot& slot, const View& view, bool dense, bool transposable);
   void* keep_bytes(size_t bytes);
+  void* keep_copy(const Slot& slot, DType dtype);
   std::string shape_text(const char* shape) const;
   void stage(Slot& slot, Tensor& tensor);
   GpuContext prepare(size_t workspace_bytes);
@@ -162,6 +163,11 @@ class Call {
   std::array<Slot, kMaxArgs> slots_;
   int used_ = 0;
   std::vector<std::unique_ptr<char[]>> packed_;
+  struct Copy {
+    py::object array;
+    std::unique_ptr<TensorArg> arg;
+  };
+  std::vector<Copy> copies_;  // packed by the framework, on a device
   struct Staging;  // what a run sets up and takes down: guarded copies (host executor), the current device (CUDA)
   std::unique_ptr<Staging> staging_;
   std::vector<py::object> outputs_;

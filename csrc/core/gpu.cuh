@@ -50,7 +50,7 @@ inline void check_launch(cudaError_t status) {
 template <class... Params, class... Args>
 inline void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t dynamic_shared, void* stream,
                    Args... args) {
-  if (dynamic_shared > 48 * 1024) {
+  if (dynamic_shared > 0) {  // with the kernel's own arrays it may pass 48 KB, above which a block has to ask
     check_launch(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                       cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(dynamic_shared)));
   }

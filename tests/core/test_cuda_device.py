@@ -17,7 +17,11 @@ if "cuda" not in tokernel.backends()["usable"]:
 from tokernel import ops
 
 # Each looks at an answer on the host before it goes on.
-HOST_DECIDES = {"kmeans"}
+HOST_DECIDES = {"compact_rows", "kmeans"}
+# Draws its start, and made-up normalisers that overflow.
+NOT_COMPARED = {"kmeans", "attention_map_ce_backward"}
+# What a host reads off the arrays.
+TOLD = {"segment_reduce_backward": {"tokens": 3}}
 CHANGE_THEIR_FIRST = {"compact_cache": "cache", "update_adjacency": "adjacency"}
 
 
@@ -25,6 +29,10 @@ def to_gpu(value):
     if isinstance(value, TokenTree):
         value = value.parents.astype(np.int64)
     return torch.from_numpy(np.ascontiguousarray(value)).cuda() if isinstance(value, np.ndarray) else value
+
+
+def on_gpu(op):
+    return {name: to_gpu(value) for name, value in (CASES[op] | TOLD.get(op, {})).items()}
 
 
 def call_on(op, arguments):
@@ -37,7 +45,7 @@ def call_on(op, arguments):
 def arrays_in(result):
     if isinstance(result, tuple | list):
         return [array for item in result for array in arrays_in(item)]
-    return [result] if isinstance(result, np.ndarray | torch.Tensor) else []
+    return [result] if isinstance(result, np.ndarray | np.generic | torch.Tensor) else []
 
 
 def same_bits(a, b):
@@ -46,13 +54,13 @@ def same_bits(a, b):
     )
 
 
-@pytest.mark.parametrize("op", CASES)
+@pytest.mark.parametrize("op", sorted(set(CASES) - NOT_COMPARED))
 def test_arrays_on_a_gpu_give_what_arrays_on_the_host_give(op):
     def copied(value):
         return value.copy() if isinstance(value, np.ndarray) else value
 
     expected = call_on(op, {name: copied(value) for name, value in CASES[op].items()})
-    found = call_on(op, {name: to_gpu(value) for name, value in CASES[op].items()})
+    found = call_on(op, on_gpu(op))
     assert tokernel.last_backend() == "cuda"
     for got, want in zip(found, expected, strict=True):
         if isinstance(got, torch.Tensor):
@@ -64,7 +72,7 @@ def test_arrays_on_a_gpu_give_what_arrays_on_the_host_give(op):
 @pytest.mark.parametrize("op", sorted(set(CASES) - HOST_DECIDES))
 def test_every_op_is_captured_in_a_graph(op):
     """No launcher waits or allocates; a replay repeats the bits."""
-    arguments = {name: to_gpu(value) for name, value in CASES[op].items()}
+    arguments = on_gpu(op)
     kept = {name: value.clone() for name, value in arguments.items() if isinstance(value, torch.Tensor)}
 
     def restore():
@@ -116,7 +124,7 @@ DIFFERENTIABLE = {
     ),
     "merge_attention": (lambda o, s: ops.merge_attention(o, s.float())[0], [(2, 1, 2, 70, 24), (2, 1, 2, 70)]),
     "row_stats": (lambda x: ops.row_stats(x).lse, [(5, 3000)]),
-    "topk_gate": (lambda x: ops.topk_gate(x, 2)[0], [(70, 16)]),
+    "topk_gate": (lambda x: ops.topk_gate(x, 2)[1], [(70, 16)]),
     "lookup": (lambda c: ops.lookup(c, randint(9, 70).to(c.device)), [(9, 20)]),
     "rotate_to": (lambda x: ops.rotate_to(x, x.detach().flip(0).contiguous()), [(70, 20)]),
     "rvq_decode": (lambda c: ops.rvq_decode(randint(9, 70, 3).to(c.device), c), [(3, 9, 20)]),
@@ -210,8 +218,6 @@ X, INDEX = randn(2, 6, 8), randint(6, 2, 3)
 REFUSED = {
     "index on the host": (lambda: (X.cuda(), INDEX), r"index must be on a CUDA device, .* got an array on the CPU"),
     "x on the host": (lambda: (X, INDEX.cuda()), r"index must be on the CPU, .* got an array on CUDA device 0"),
-    "int32": (lambda: (X.cuda(), INDEX.cuda().int()), r"index must be int64 on a device, got int32"),
-    "strided": (lambda: (X.cuda().transpose(1, 2), INDEX.cuda()), r"x must be contiguous on a device"),
     "batch": (lambda: (X.cuda(), INDEX[:1].cuda()), r"index must be \(B, M\) with B = 2, got \(1, 3\)"),
 }
 
@@ -221,6 +227,16 @@ def test_refusals(name):
     arguments, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         ops.gather_rows(*arguments())
+
+
+def test_arrays_of_any_layout_are_packed():
+    picked = ops.gather_rows(X, INDEX)
+    assert torch.equal(ops.gather_rows(X.cuda(), INDEX.cuda().int()).cpu(), picked)
+    turned = X.transpose(1, 2).contiguous().cuda().transpose(1, 2)
+    assert torch.equal(ops.gather_rows(turned, INDEX.cuda()).cpu(), picked)
+    every_second = INDEX.repeat_interleave(2, 1).cuda()[:, ::2]
+    assert torch.equal(ops.gather_rows(X.cuda(), every_second).cpu(), picked)
+    assert ops.gather_rows(X[:0].cuda(), INDEX[:0].cuda()).shape == (0, 3, 8)
 
 
 def test_a_host_backend_refuses_arrays_on_a_gpu():

@@ -114,7 +114,7 @@ def test_minus_infinity_counts_nothing(backend, rng):
     logits[1, 3:] = -np.inf
     logits[2, :-1] = -np.inf
     stats = check(logits)
-    assert stats.entropy[2] == 0
+    assert stats.entropy[2] <= np.finfo(np.float32).eps  # log2(2^f) - f, f below 1
     assert stats.p_best[2].tolist() == [1, 0]
 
 
