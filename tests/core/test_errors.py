@@ -234,6 +234,7 @@ CASES = {
         "log_probs": floats(2),
         "texts": np.frombuffer(b"abab", np.uint8),
     },
+    "count_pieces": {"texts": [b"two words"], "pattern": "cl100k"},
     "pair_count_history": {"words": [[0, 1]], "counts": np.array([2]), "merges": np.array([[0, 1, 2]])},
     "train_merges": {
         "pieces": np.frombuffer(b"abab", np.uint8),
