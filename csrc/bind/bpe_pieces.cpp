@@ -154,42 +154,48 @@ void add_counts(PieceCounter& counter, py::handle pieces_, py::handle offsets_, 
   }
 }
 
-struct SortedPiece {
-  uint64_t front;  // its first bytes, as a number
+struct Listed {
+  unsigned __int128 front;  // its first 15 bytes as a number, then how many it has
   std::string_view piece;
   int64_t count;
-  bool operator<(const SortedPiece& other) const {
-    return front != other.front ? front < other.front : piece < other.piece;
-  }
+  bool operator<(const Listed& other) const { return front != other.front ? front < other.front : piece < other.piece; }
 };
 
-std::vector<SortedPiece> sorted_pieces(const PieceCounter& counter) {
-  std::vector<SortedPiece> pieces;
+// Shorter ones first among those with zeros behind each other, as bytes are ordered.
+unsigned __int128 front_of(std::string_view piece) {
+  uint64_t part[2] = {};
+  std::memcpy(part, piece.data(), std::min<size_t>(15, piece.size()));
+  part[1] |= std::min<uint64_t>(16, piece.size()) << 56;
+  return static_cast<unsigned __int128>(__builtin_bswap64(part[0])) << 64 | __builtin_bswap64(part[1]);
+}
+
+std::vector<Listed> list_pieces(const PieceCounter& counter, bool sorted) {
+  std::vector<Listed> pieces;
   pieces.reserve(counter.size());
-  counter.for_each([&](std::string_view piece, int64_t count) {
-    uint64_t front = 0;
-    std::memcpy(&front, piece.data(), std::min<size_t>(8, piece.size()));
-    pieces.push_back({__builtin_bswap64(front), piece, count});
-  });
-  std::sort(pieces.begin(), pieces.end());
+  counter.for_each(
+      [&](std::string_view piece, int64_t count) { pieces.push_back({sorted ? front_of(piece) : 0, piece, count}); });
+  if (sorted) std::sort(pieces.begin(), pieces.end());
   return pieces;
 }
 
-// (pieces (N) uint8, offsets (P + 1), counts (P)), ascending by bytes.
-py::tuple counted(const PieceCounter& counter) {
-  const std::vector<SortedPiece> sorted = sorted_pieces(counter);
+// (pieces (N) uint8, offsets (P + 1), counts (P)), ascending by bytes or in no order.
+py::tuple counted(const PieceCounter& counter, bool sorted) {
+  const std::vector<Listed> list = list_pieces(counter, sorted);
   int64_t bytes = 0;
-  for (const SortedPiece& item : sorted) bytes += static_cast<int64_t>(item.piece.size());
+  for (const Listed& item : list) bytes += static_cast<int64_t>(item.piece.size());
+  const auto size = static_cast<int64_t>(list.size());
   py::array_t<uint8_t> pieces(bytes);
-  py::array_t<int64_t> offsets(static_cast<int64_t>(sorted.size()) + 1), counts(static_cast<int64_t>(sorted.size()));
-  int64_t at = 0, i = 0;
-  for (const SortedPiece& item : sorted) {
-    offsets.mutable_data()[i] = at;
-    counts.mutable_data()[i++] = item.count;
-    std::memcpy(pieces.mutable_data() + at, item.piece.data(), item.piece.size());
-    at += static_cast<int64_t>(item.piece.size());
+  py::array_t<int64_t> offsets(size + 1), counts(size);
+  uint8_t* to = pieces.mutable_data();
+  int64_t *offset = offsets.mutable_data(), *count = counts.mutable_data();
+  *offset = 0;
+  for (const Listed& item : list) {
+    std::memcpy(to, item.piece.data(), item.piece.size());
+    to += item.piece.size();
+    *count++ = item.count;
+    offset[1] = offset[0] + static_cast<int64_t>(item.piece.size());
+    ++offset;
   }
-  offsets.mutable_data()[i] = at;
   return py::make_tuple(pieces, offsets, counts);
 }
 
@@ -203,7 +209,7 @@ void bind_bpe_pieces(py::module_& m) {
       .def("add_lines", &add_lines)
       .def("add_pieces", &add_pieces)
       .def("add_counts", &add_counts)
-      .def("counted", &counted);
+      .def("counted", &counted, py::arg("sorted") = true);
 }
 
 }  // namespace tk::bind

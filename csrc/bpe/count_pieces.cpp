@@ -39,9 +39,10 @@ std::vector<Portion> portions_of(const CountPiecesArgs& a) {
 template <Pattern pattern>
 void count_between(const uint8_t* from, const uint8_t* to, const uint8_t* end, PieceCounter* counter) {
   Pieces<pattern> pieces(from, end);
+  PieceCounter::Queue queue(counter);
   for (const uint8_t *p = from, *next; p < to; p = next) {
     next = pieces.next();
-    counter->add(p, next - p, end - p);
+    queue.add(p, next - p, end - p);
   }
 }
 

@@ -11,14 +11,59 @@
 namespace tk::bpe {
 
 class PieceCounter {
+  static constexpr int64_t kMostShort = 15;
+
+  // The bytes, zeros behind them, and the size in the last byte; no string is empty.
+  struct Key {
+    uint64_t low = 0, high = 0;
+    bool operator==(const Key& other) const { return ((low ^ other.low) | (high ^ other.high)) == 0; }
+  };
+
  public:
   PieceCounter() : short_(kLeast), long_(kLeast) {}
 
   // `readable`: bytes from the start of the piece on that may be read.
   void add(const uint8_t* piece, int64_t size, int64_t readable, int64_t count = 1) {
     if (size > kMostShort) return add_long({reinterpret_cast<const char*>(piece), static_cast<size_t>(size)}, count);
-    add_short(readable >= 16 ? key_in_place(piece, size) : key_of_copy(piece, size), count);
+    const Key key = readable >= 16 ? key_in_place(piece, size) : key_of_copy(piece, size);
+    add_short(key, mix(key.low, key.high), count);
   }
+
+  // Adds pieces one by one; a short one some pieces later, when its slot has come into the cache.
+  class Queue {
+   public:
+    explicit Queue(PieceCounter* counter) : counter_(counter) {}
+    Queue(const Queue&) = delete;
+    Queue& operator=(const Queue&) = delete;
+    ~Queue() {
+      for (size_t i = 0; i < kLength; ++i) push({});
+    }
+
+    void add(const uint8_t* piece, int64_t size, int64_t readable) {
+      if (size > kMostShort) return counter_->add(piece, size, readable);
+      push(readable >= 16 ? key_in_place(piece, size) : key_of_copy(piece, size));
+    }
+
+   private:
+    static constexpr size_t kLength = 16;
+
+    void push(const Key& key) {
+      const Waiting oldest = waiting_[at_];
+      const uint64_t hash = mix(key.low, key.high);
+      waiting_[at_] = {key, hash};
+      at_ = (at_ + 1) % kLength;
+      __builtin_prefetch(&counter_->short_[hash & (counter_->short_.size() - 1)]);
+      if (oldest.key.high) counter_->add_short(oldest.key, oldest.hash, 1);
+    }
+
+    struct Waiting {
+      Key key;
+      uint64_t hash = 0;
+    };
+    PieceCounter* counter_;
+    Waiting waiting_[kLength];
+    size_t at_ = 0;
+  };
 
   int64_t size() const { return static_cast<int64_t>(short_used_ + long_used_); }
 
@@ -35,7 +80,7 @@ class PieceCounter {
 
   void add(const PieceCounter& other) {
     for (const Short& slot : other.short_) {
-      if (slot.used()) add_short(slot.key, slot.count);
+      if (slot.used()) add_short(slot.key, mix(slot.key.low, slot.key.high), slot.count);
     }
     for (const Long& slot : other.long_) {
       if (slot.size) add_long(other.view(slot), slot.count);
@@ -43,14 +88,8 @@ class PieceCounter {
   }
 
  private:
-  static constexpr int64_t kMostShort = 15;
   static constexpr size_t kLeast = 256;
 
-  // The bytes, zeros behind them, and the size in the last byte; no string is empty.
-  struct Key {
-    uint64_t low = 0, high = 0;
-    bool operator==(const Key& other) const { return ((low ^ other.low) | (high ^ other.high)) == 0; }
-  };
   struct Short {
     Key key;
     int64_t count = 0;
@@ -102,9 +141,9 @@ class PieceCounter {
     return mix(hash ^ part[0], part[1]);
   }
 
-  void add_short(const Key& key, int64_t count) {
+  void add_short(const Key& key, uint64_t hash, int64_t count) {
     const size_t mask = short_.size() - 1;
-    for (size_t i = mix(key.low, key.high) & mask;; i = (i + 1) & mask) {
+    for (size_t i = hash & mask;; i = (i + 1) & mask) {
       Short& slot = short_[i];
       if (slot.key == key) {
         slot.count += count;

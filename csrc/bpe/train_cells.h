@@ -46,11 +46,15 @@ class Cells {
         cells_.pop_back();
         continue;
       }
+      pairs_ += words.counts[w] * (end - begin - 1);
       starts_.push_back({static_cast<uint32_t>(cells_.size()), weights.pack(words.counts[w])});
       cells_.insert(cells_.end(), words.symbols + begin, words.symbols + end);
     }
     cells_.push_back(kGap);
   }
+
+  // Neighbours at the start, each as often as its word.
+  int64_t pairs() const { return pairs_; }
 
   const uint32_t* at(uint32_t cell) const { return cells_.data() + cell; }
   uint32_t* at(uint32_t cell) { return cells_.data() + cell; }
@@ -81,6 +85,7 @@ class Cells {
  private:
   std::vector<uint32_t> cells_;
   std::vector<Place> starts_;
+  int64_t pairs_ = 0;
 };
 
 }  // namespace tk::bpe

@@ -16,8 +16,8 @@ namespace {
 
 // Where thresholds lie: the first is this part of the mean that every merge could have, the next ones of the last. Too
 // low costs memory and time for pairs that never come, too high costs another count. Both change no result.
-constexpr int64_t kFirstCut = 64;
-constexpr int64_t kNextCut = 8;
+constexpr int64_t kFirstCut = 32;
+constexpr int64_t kNextCut = 4;
 
 struct PairEntry {
   PairKey key = kNoPair;
@@ -98,11 +98,9 @@ class Trainer {
   }
 
  private:
-  int64_t first_threshold() {
-    int64_t total = 0;
-    cells_.for_each_pair(span_.data(), [&](uint32_t, uint32_t, Place place) { total += cells_.weights(place.weight); });
+  int64_t first_threshold() const {
     const int64_t wanted = std::min(a_.vocab_size - a_.texts->size(), a_.most_merges);
-    return std::max(a_.min_count, total / (std::max<int64_t>(wanted, 1) * kFirstCut));
+    return std::max(a_.min_count, cells_.pairs() / (std::max<int64_t>(wanted, 1) * kFirstCut));
   }
 
   bool eligible(uint32_t left, uint32_t right) const {
