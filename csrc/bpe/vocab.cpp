@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bpe/vocab.h"
+
+#include <algorithm>
+#include <bit>
+#include <numeric>
+
+#include "bpe/merge.h"
+#include "bpe/piece_cache.h"
+#include "core/error.h"
+
+namespace tk::bpe {
+namespace {
+
+// So that kernels may read whole words behind the last token.
+constexpr size_t kSlack = 64;
+
+int log2_slots(size_t entries) { return std::max(4, static_cast<int>(std::bit_width(entries * 2))); }
+
+// The first of two threads wins; both had the same table.
+template <class T>
+const T& publish(std::atomic<T*>& place, std::unique_ptr<T> made) {
+  T* present = nullptr;
+  if (place.compare_exchange_strong(present, made.get(), std::memory_order_acq_rel)) return *made.release();
+  return *present;
+}
+
+}  // namespace
+
+Vocab::Vocab(VocabSource source) : source_(std::move(source)) {
+  view_.owner = this;
+  view_.size = static_cast<int32_t>(source_.ids.size());
+  view_.whole_piece = source_.whole_piece;
+  view_.drop_missing = source_.drop_missing;
+  sort_by_id();
+  source_.bytes.resize(source_.offsets.back() + kSlack);
+  view_.bytes = source_.bytes.data();
+  view_.offsets = source_.offsets.data();
+  view_.ids = source_.ids.data();
+  for (int32_t i = 0; i < view_.size; ++i) ids_are_indices_ = ids_are_indices_ && source_.ids[i] == i;
+  index_pieces();
+  if (source_.ranked) {
+    index_ranked_pairs();
+  } else {
+    index_merges();
+  }
+  index_byte_pairs();
+  view_.packs_ranks = std::max(source_.ids.size(), source_.merges.size() / 3) <= kMostPackedRanks;
+}
+
+Vocab::~Vocab() {
+  delete history_.load();
+  delete trie_.load();
+  delete by_bytes_.load();
+  delete next_prefix_.load();
+  for (auto& cache : caches_) delete cache.load();
+}
+
+void Vocab::sort_by_id() {
+  const std::vector<int32_t>& ids = source_.ids;
+  std::vector<int32_t> order(ids.size());
+  std::iota(order.begin(), order.end(), 0);
+  if (!std::is_sorted(ids.begin(), ids.end())) {
+    std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return ids[a] < ids[b]; });
+    VocabSource sorted;
+    sorted.bytes.reserve(source_.bytes.size());
+    sorted.offsets.push_back(0);
+    for (const int32_t i : order) {
+      sorted.bytes.insert(sorted.bytes.end(), source_.bytes.begin() + source_.offsets[i],
+                          source_.bytes.begin() + source_.offsets[i + 1]);
+      sorted.offsets.push_back(static_cast<uint32_t>(sorted.bytes.size()));
+      sorted.ids.push_back(ids[i]);
+    }
+    source_.bytes = std::move(sorted.bytes);
+    source_.offsets = std::move(sorted.offsets);
+    source_.ids = std::move(sorted.ids);
+  }
+  for (size_t i = 1; i < source_.ids.size(); ++i) {
+    if (source_.ids[i] == source_.ids[i - 1]) {
+      throw ValueError("vocab: ids must be distinct, got " + std::to_string(source_.ids[i]) + " twice");
+    }
+  }
+}
+
+int32_t Vocab::token_of(int64_t id) const {
+  if (ids_are_indices_) return id >= 0 && id < view_.size ? static_cast<int32_t>(id) : kNoToken;
+  const auto at = std::lower_bound(source_.ids.begin(), source_.ids.end(), id);
+  return at != source_.ids.end() && *at == id ? static_cast<int32_t>(at - source_.ids.begin()) : kNoToken;
+}
+
+std::string Vocab::quoted(int32_t token) const {
+  std::string text = "b'";
+  for (uint32_t i = source_.offsets[token]; i < source_.offsets[token + 1]; ++i) {
+    const uint8_t byte = source_.bytes[i];
+    static constexpr char kHex[] = "0123456789abcdef";
+    if (byte >= 0x20 && byte < 0x7f && byte != '\'' && byte != '\\') {
+      text += static_cast<char>(byte);
+    } else {
+      text += "\\x";
+      text += kHex[byte >> 4];
+      text += kHex[byte & 15];
+    }
+  }
+  return text += "'";
+}
+
+void Vocab::index_pieces() {
+  pieces_.assign(size_t{1} << log2_slots(source_.ids.size()), kEmptyPiece);
+  view_.pieces = pieces_.data();
+  view_.piece_mask = pieces_.size() - 1;
+  std::fill(std::begin(view_.byte_token), std::end(view_.byte_token), kNoToken);
+  for (int32_t token = 0; token < view_.size; ++token) {
+    const uint8_t* p = view_.bytes + view_.offsets[token];
+    const int64_t n = token_length(view_, token);
+    view_.longest = std::max(view_.longest, static_cast<int32_t>(n));
+    if (n == 0) {
+      throw ValueError("vocab: tokens must have at least one byte, got an empty token for id " +
+                       std::to_string(source_.ids[token]));
+    }
+    if (const int32_t twin = find_token(view_, p, n); twin != kNoToken) {
+      throw ValueError("vocab: tokens must be distinct, got " + quoted(token) + " for ids " +
+                       std::to_string(source_.ids[twin]) + " and " + std::to_string(source_.ids[token]));
+    }
+    const uint64_t hash = hash_bytes(p, n);
+    uint64_t slot = hash & view_.piece_mask;
+    while (pieces_[slot] != kEmptyPiece) slot = (slot + 1) & view_.piece_mask;
+    pieces_[slot] = hash >> 32 << 32 | static_cast<uint32_t>(token);
+    if (n == 1) view_.byte_token[*p] = token;
+  }
+  view_.complete = std::find(std::begin(view_.byte_token), std::end(view_.byte_token), kNoToken) ==
+                   std::end(view_.byte_token);
+}
+
+void Vocab::reserve_pairs(size_t count) {
+  const int bits = log2_slots(count);
+  pairs_.assign(size_t{1} << bits, PairSlot{kNoToken, kNoToken, kNoRank, kNoToken});
+  view_.pairs = pairs_.data();
+  view_.pair_shift = 64 - bits;
+}
+
+void Vocab::put_pair(int32_t left, int32_t right, int32_t rank, int32_t result, bool last_wins) {
+  const uint64_t mask = pairs_.size() - 1;
+  for (uint64_t slot = hash_pair(left, right) >> view_.pair_shift;; slot = (slot + 1) & mask) {
+    PairSlot& pair = pairs_[slot];
+    const bool same = pair.left == left && pair.right == right;
+    if (same && !last_wins) return;
+    if (same || pair.left == kNoToken) {
+      pair = {left, right, rank, result};
+      return;
+    }
+  }
+}
+
+// Every way to cut a token into two tokens: a look-up by pair then finds what a look-up by bytes would.
+void Vocab::index_ranked_pairs() {
+  std::vector<PairSlot> found;
+  found.reserve(source_.ids.size() * 3);
+  std::vector<bool> occurs(static_cast<size_t>(view_.longest) + 1, false);  // as length: keeps huge tokens cheap
+  for (int32_t token = 0; token < view_.size; ++token) occurs[token_length(view_, token)] = true;
+  for (int32_t token = 0; token < view_.size; ++token) {
+    const uint8_t* p = view_.bytes + view_.offsets[token];
+    const int64_t n = token_length(view_, token);
+    for (int64_t cut = 1; cut < n; ++cut) {
+      if (!occurs[cut] || !occurs[n - cut]) continue;
+      const int32_t left = find_token(view_, p, cut);
+      if (left == kNoToken) continue;
+      const int32_t right = find_token(view_, p + cut, n - cut);
+      if (right != kNoToken) found.push_back({left, right, token, token});
+    }
+  }
+  reserve_pairs(found.size());
+  for (const PairSlot& pair : found) put_pair(pair.left, pair.right, pair.rank, pair.result, false);
+}
+
+void Vocab::index_merges() {
+  const size_t count = source_.merges.size() / 3;
+  reserve_pairs(count);
+  for (size_t i = 0; i < count; ++i) {
+    int32_t tokens[3];
+    for (int k = 0; k < 3; ++k) {
+      tokens[k] = token_of(source_.merges[3 * i + static_cast<size_t>(k)]);
+      if (tokens[k] != kNoToken) continue;
+      static constexpr const char* kPlace[] = {"left", "right", "result"};
+      throw ValueError("vocab: merges must name ids of tokens, got " +
+                       std::to_string(source_.merges[3 * i + static_cast<size_t>(k)]) + " as " + kPlace[k] +
+                       " of merge " + std::to_string(i));
+    }
+    const auto [left, right, result] = tokens;
+    const uint32_t left_length = token_length(view_, left), right_length = token_length(view_, right);
+    const uint8_t* whole = view_.bytes + view_.offsets[result];
+    if (left_length + right_length != token_length(view_, result) ||
+        !std::equal(whole, whole + left_length, view_.bytes + view_.offsets[left]) ||
+        !std::equal(whole + left_length, whole + left_length + right_length, view_.bytes + view_.offsets[right])) {
+      throw ValueError("vocab: merges must join the bytes of their tokens, got " + quoted(left) + " + " +
+                       quoted(right) + " -> " + quoted(result) + " in merge " + std::to_string(i));
+    }
+    put_pair(left, right, static_cast<int32_t>(i), result, true);
+  }
+}
+
+void Vocab::index_byte_pairs() {
+  byte_pairs_.assign(1 << 16, Merge{kNoRank, kNoToken});
+  for (const PairSlot& pair : pairs_) {
+    if (pair.left == kNoToken || token_length(view_, pair.left) != 1 || token_length(view_, pair.right) != 1) continue;
+    const uint8_t* p = view_.bytes + view_.offsets[pair.result];
+    byte_pairs_[static_cast<size_t>(p[0] << 8 | p[1])] = {pair.rank, pair.result};
+  }
+  view_.byte_pairs = byte_pairs_.data();
+}
+
+std::unique_ptr<PieceCache> Vocab::borrow_cache() const {
+  for (auto& place : caches_) {
+    if (PieceCache* cache = place.exchange(nullptr, std::memory_order_acquire)) return std::unique_ptr<PieceCache>(cache);
+  }
+  return std::make_unique<PieceCache>();
+}
+
+void Vocab::return_cache(std::unique_ptr<PieceCache> cache) const {
+  for (auto& place : caches_) {
+    PieceCache* none = nullptr;
+    if (place.compare_exchange_strong(none, cache.get(), std::memory_order_release)) {
+      static_cast<void>(cache.release());
+      return;
+    }
+  }
+}
+
+const std::vector<int32_t>& Vocab::by_bytes() const {
+  if (const auto* made = by_bytes_.load(std::memory_order_acquire)) return *made;
+  auto order = std::make_unique<std::vector<int32_t>>(view_.size);
+  std::iota(order->begin(), order->end(), 0);
+  std::sort(order->begin(), order->end(), [this](int32_t a, int32_t b) {
+    return std::lexicographical_compare(view_.bytes + view_.offsets[a], view_.bytes + view_.offsets[a + 1],
+                                        view_.bytes + view_.offsets[b], view_.bytes + view_.offsets[b + 1]);
+  });
+  return publish(by_bytes_, std::move(order));
+}
+
+// ---- histories ---------------------------------------------------------------------------------------------------
+namespace {
+
+class HistoryBuilder {
+ public:
+  explicit HistoryBuilder(const VocabView& v) : v_(v), out_(std::make_unique<History>()) {
+    const auto size = static_cast<size_t>(v.size);
+    out_->left.resize(size);
+    std::iota(out_->left.begin(), out_->left.end(), 0);
+    out_->right = out_->left;
+    out_->order.assign(size, -1);
+    out_->view = {out_->left.data(), out_->right.data(), out_->order.data(), true};
+    known_.assign(size, false);
+  }
+
+  std::unique_ptr<History> build() {
+    // By the rank that makes them, so that the parts come first wherever ranks ascend.
+    for (const PairSlot& pair : pairs_by_rank()) {
+      if (known_[pair.result] || !parts_are_known_before(pair)) continue;
+      if (pair_is_stable(v_, out_->view, pair.left, pair.right, pair.rank)) set(pair);
+    }
+    // A token left without a history: either merging its bytes never makes it, or ranks do not ascend.
+    for (int32_t token = 0; token < v_.size && out_->view.ascending; ++token) {
+      if (is_known(token)) continue;
+      out_->view.ascending = merges_ascend(v_, v_.bytes + v_.offsets[token], token_length(v_, token));
+    }
+    return std::move(out_);
+  }
+
+ private:
+  std::vector<PairSlot> pairs_by_rank() const {
+    std::vector<PairSlot> pairs;
+    const size_t slots = size_t{1} << (64 - v_.pair_shift);
+    std::copy_if(v_.pairs, v_.pairs + slots, std::back_inserter(pairs),
+                 [](const PairSlot& pair) { return pair.left != kNoToken; });
+    std::sort(pairs.begin(), pairs.end(), [](const PairSlot& a, const PairSlot& b) {
+      return a.rank != b.rank ? a.rank < b.rank : a.left != b.left ? a.left < b.left : a.right < b.right;
+    });
+    return pairs;
+  }
+
+  bool is_known(int32_t token) const { return known_[token] || token_length(v_, token) == 1; }
+
+  bool parts_are_known_before(const PairSlot& pair) const {
+    return is_known(pair.left) && is_known(pair.right) && out_->order[pair.left] < pair.rank &&
+           out_->order[pair.right] < pair.rank;
+  }
+
+  void set(const PairSlot& pair) {
+    out_->left[pair.result] = pair.left;
+    out_->right[pair.result] = pair.right;
+    out_->order[pair.result] = pair.rank;
+    known_[pair.result] = true;
+  }
+
+  const VocabView& v_;
+  std::unique_ptr<History> out_;
+  std::vector<bool> known_;
+};
+
+}  // namespace
+
+const History& Vocab::history() const {
+  if (const auto* made = history_.load(std::memory_order_acquire)) return *made;
+  return publish(history_, HistoryBuilder(view_).build());
+}
+
+const HistoryView& history_of(const VocabView& v) { return v.owner->history().view; }
+
+// ---- trie --------------------------------------------------------------------------------------------------------
+int32_t TokenTrie::child(int32_t node, uint8_t byte) const {
+  const uint64_t key = static_cast<uint64_t>(static_cast<uint32_t>(node)) << 8 | byte;
+  for (uint64_t slot = key * kHashFactor >> shift;; slot = (slot + 1) & (slots.size() - 1)) {
+    if (slots[slot].key == key) return slots[slot].child;
+    if (slots[slot].key == ~uint64_t{0}) return -1;
+  }
+}
+
+const TokenTrie& Vocab::trie() const {
+  if (const auto* made = trie_.load(std::memory_order_acquire)) return *made;
+  auto trie = std::make_unique<TokenTrie>();
+  const History& h = history();
+  const auto made_by_merging = [&](int32_t token) { return h.order[token] >= 0 || token_length(view_, token) == 1; };
+  // Neighbours in the order of bytes share their longest common prefix: what is new are nodes.
+  size_t nodes = 1;
+  const std::vector<int32_t>& order = by_bytes();
+  const auto walk = [&](auto&& add) {
+    std::vector<int32_t> path{0};
+    const uint8_t* previous = nullptr;
+    int64_t previous_length = 0;
+    for (const int32_t token : order) {
+      if (!made_by_merging(token)) continue;
+      const uint8_t* p = view_.bytes + view_.offsets[token];
+      const int64_t n = token_length(view_, token);
+      const int64_t shared = std::mismatch(p, p + std::min(n, previous_length), previous).first - p;
+      path.resize(static_cast<size_t>(shared) + 1);
+      for (int64_t i = shared; i < n; ++i) path.push_back(add(path.back(), p[i]));
+      add.end(path.back(), token);
+      previous = p, previous_length = n;
+    }
+  };
+  struct Count {
+    size_t* nodes;
+    int32_t operator()(int32_t, uint8_t) { return static_cast<int32_t>((*nodes)++); }
+    void end(int32_t, int32_t) {}
+  };
+  walk(Count{&nodes});
+  const int bits = log2_slots(nodes);
+  trie->slots.resize(size_t{1} << bits);
+  trie->shift = 64 - bits;
+  trie->token.assign(nodes, kNoToken);
+  struct Add {
+    TokenTrie* trie;
+    int32_t next = 1;
+    int32_t operator()(int32_t node, uint8_t byte) {
+      const uint64_t key = static_cast<uint64_t>(static_cast<uint32_t>(node)) << 8 | byte;
+      uint64_t slot = key * kHashFactor >> trie->shift;
+      while (trie->slots[slot].key != ~uint64_t{0}) slot = (slot + 1) & (trie->slots.size() - 1);
+      trie->slots[slot] = {key, next};
+      return next++;
+    }
+    void end(int32_t node, int32_t token) { trie->token[node] = token; }
+  };
+  walk(Add{trie.get()});
+  return publish(trie_, std::move(trie));
+}
+
+const std::vector<int32_t>& Vocab::next_prefix() const {
+  if (const auto* made = next_prefix_.load(std::memory_order_acquire)) return *made;
+  const TokenTrie& trie = this->trie();
+  auto prefix = std::make_unique<std::vector<int32_t>>(view_.size, kNoToken);
+  for (int32_t token = 0; token < view_.size; ++token) {
+    int32_t node = 0;
+    for (uint32_t i = view_.offsets[token]; i + 1 < view_.offsets[token + 1]; ++i) {
+      node = trie.child(node, view_.bytes[i]);
+      if (node < 0) break;
+      if (trie.token[node] != kNoToken) (*prefix)[token] = trie.token[node];
+    }
+  }
+  return publish(next_prefix_, std::move(prefix));
+}
+
+}  // namespace tk::bpe
