@@ -32,8 +32,9 @@ struct EncodeArgs {
   const int64_t* ends_of;
   int64_t* counts;
   IdBuffer* ids;
-  int threads;   // at most; 0: no limit of the call's own. Changes no result
-  int64_t part;  // bytes that one thread takes at a time, or 0: as many as are best. Changes no result
+  int64_t threads;  // at most; 0: no limit of the call's own. Changes no result
+  int64_t part;     // bytes that one thread takes at a time, or 0: as many as are best. Changes no result
+  int64_t limit;    // where more ids than these are there, the rest may be left out
 };
 
 TK_DECLARE_OP(encode, EncodeArgs)
@@ -57,7 +58,8 @@ using EncodeSpan = int64_t(const Span&);
 // Cuts the work by its shape, runs every part on the pool and puts the ids together.
 void encode_parts(const EncodeArgs& a, EncodeSpan* encode_span);
 
-// A piece of a vocabulary that lacks bytes. Writes tokens, at most n.
+// A piece of a vocabulary that lacks bytes. Writes tokens, at most n. Throws ValueError where none may be missing, naming
+// the place in the text.
 int64_t merge_with_gaps(const VocabView& v, const uint8_t* text, const uint8_t* p, int64_t n, int32_t* out);
 
 }  // namespace tk::bpe

@@ -9,7 +9,6 @@
 #include "bpe/merge.h"
 #include "bpe/safe_cut.h"
 #include "bpe/vocab.h"
-#include "core/error.h"
 #include "core/parallel.h"
 #include "core/scratch.h"
 
@@ -46,7 +45,7 @@ class Encoder {
     std::fill(a_.counts, a_.counts + a_.batch, 0);
     const int64_t allowed = a_.threads > 0 ? a_.threads : num_threads();
     const int64_t threads = std::min<int64_t>({allowed, num_threads(), static_cast<int64_t>(parts_.size())});
-    if (threads <= 1) {
+    if (threads <= 1 || a_.limit != INT64_MAX) {
       run_in_order();
     } else {
       run_on(threads);
@@ -106,6 +105,7 @@ class Encoder {
   void run_in_order() {
     const Borrowed cache(*a_.vocab->owner);
     for (const Part& part : parts_) {
+      if (a_.ids->size() > a_.limit) return;
       a_.ids->reserve(part.bytes + kSpanSlack);
       int64_t single = 0;
       a_.ids->grew(encode_part(part, cache.get(), a_.ids->end(), &single));
@@ -155,15 +155,7 @@ class Encoder {
 void encode_parts(const EncodeArgs& a, EncodeSpan* encode_span) { Encoder(a, encode_span).run(); }
 
 int64_t merge_with_gaps(const VocabView& v, const uint8_t* text, const uint8_t* p, int64_t n, int32_t* out) {
-  std::vector<uint8_t> present;
-  for (int64_t i = 0; i < n; ++i) {
-    if (v.byte_token[p[i]] != kNoToken) {
-      present.push_back(p[i]);
-    } else if (!v.drop_missing) {
-      throw ValueError("encode: text must be made of bytes that are tokens, got byte " + std::to_string(p[i]) +
-                       " at position " + std::to_string(p - text + i));
-    }
-  }
+  const std::vector<uint8_t> present = present_bytes(v, text, p, n);
   return merge_heap(v, present.data(), static_cast<int64_t>(present.size()), out);
 }
 

@@ -12,7 +12,7 @@ namespace {
 constexpr uint64_t kHashFactor = 0x9E3779B97F4A7C15u;
 
 // Little-endian words of eight bytes, the last one filled with zeros; the length goes in first.
-inline uint64_t hash_bytes(const uint8_t* p, int64_t n) {
+TK_INLINE uint64_t hash_bytes(const uint8_t* p, int64_t n) {
   uint64_t h = static_cast<uint64_t>(n) * kHashFactor;
   for (; n >= 8; p += 8, n -= 8) {
     uint64_t word;
@@ -27,7 +27,7 @@ inline uint64_t hash_bytes(const uint8_t* p, int64_t n) {
 }
 
 // The slot of a pair is the top bits of this.
-inline uint64_t hash_pair(int32_t left, int32_t right) {
+TK_INLINE uint64_t hash_pair(int32_t left, int32_t right) {
   const uint64_t key = static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
   return key * kHashFactor;
 }

@@ -190,4 +190,20 @@ int64_t merge_table(const VocabView& v, const uint8_t* p, int64_t n, int32_t* ou
   return count;
 }
 
+bool is_valid_pair(const VocabView& v, int32_t left, int32_t right) {
+  const uint32_t left_length = token_length(v, left), right_length = token_length(v, right);
+  std::vector<uint8_t> bytes(v.bytes + v.offsets[left], v.bytes + v.offsets[left] + left_length);
+  bytes.insert(bytes.end(), v.bytes + v.offsets[right], v.bytes + v.offsets[right] + right_length);
+  const auto n = static_cast<int64_t>(bytes.size());
+  if (v.whole_piece && find_token(v, bytes.data(), n) != kNoToken) return false;
+  const HistoryView& h = history_of(v);
+  const auto made = [&](int32_t token) { return h.order[token] >= 0 || token_length(v, token) == 1; };
+  if (h.ascending) return made(left) && made(right) && pair_is_stable(v, h, left, right);
+  for (const uint8_t byte : bytes) {
+    if (v.byte_token[byte] == kNoToken) return false;
+  }
+  std::vector<int32_t> tokens(bytes.size());
+  return merge_heap(v, bytes.data(), n, tokens.data()) == 2 && tokens[0] == left && tokens[1] == right;
+}
+
 }  // namespace tk::bpe

@@ -27,6 +27,9 @@ int64_t merge_table(const VocabView& v, const uint8_t* p, int64_t n, int32_t* ou
 // last[k] for k in 1..n: the last token of the merged first k bytes. last[0] = kNoToken.
 void prefix_tokens(const VocabView& v, const uint8_t* p, int64_t n, int32_t* last);
 
+// Whether the bytes of two tokens, as a piece, become just these two.
+bool is_valid_pair(const VocabView& v, int32_t left, int32_t right);
+
 // Whether each merge of these bytes (those that are tokens) has at least the rank of the one before it.
 bool merges_ascend(const VocabView& v, const uint8_t* p, int64_t n);
 

@@ -27,6 +27,20 @@ const T& publish(std::atomic<T*>& place, std::unique_ptr<T> made) {
 
 }  // namespace
 
+std::vector<uint8_t> present_bytes(const VocabView& v, const uint8_t* text, const uint8_t* p, int64_t n) {
+  std::vector<uint8_t> present;
+  present.reserve(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) {
+    if (v.byte_token[p[i]] != kNoToken) {
+      present.push_back(p[i]);
+    } else if (!v.drop_missing) {
+      throw ValueError("encode: text must be made of bytes that are tokens, got byte " + std::to_string(p[i]) +
+                       " at position " + std::to_string(p - text + i));
+    }
+  }
+  return present;
+}
+
 Vocab::Vocab(VocabSource source) : source_(std::move(source)) {
   view_.owner = this;
   view_.size = static_cast<int32_t>(source_.ids.size());

@@ -45,6 +45,9 @@ struct VocabSource {
   bool drop_missing = false;
 };
 
+// The bytes of a piece that are tokens. Throws ValueError where none may be missing, naming the place in the text.
+std::vector<uint8_t> present_bytes(const VocabView& v, const uint8_t* text, const uint8_t* p, int64_t n);
+
 class Vocab {
  public:
   // Throws ValueError: empty or duplicate tokens, duplicate ids, merges that name unknown ids or do not concatenate.
@@ -92,8 +95,5 @@ class Vocab {
   mutable std::atomic<std::vector<int32_t>*> next_prefix_{nullptr};
   mutable std::atomic<PieceCache*> caches_[kCaches] = {};
 };
-
-// For kernels, which know only the view.
-const HistoryView& history_of(const VocabView& v);
 
 }  // namespace tk::bpe

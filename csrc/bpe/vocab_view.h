@@ -54,6 +54,9 @@ struct VocabView {
   bool drop_missing;         // bytes without a token are left out; otherwise they are an error
 };
 
+// Made at the first call.
+const HistoryView& history_of(const VocabView& v);
+
 namespace {
 
 inline uint32_t token_length(const VocabView& v, int32_t token) { return v.offsets[token + 1] - v.offsets[token]; }
