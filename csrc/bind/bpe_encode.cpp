@@ -128,7 +128,7 @@ std::unique_ptr<IdArray> encode_piece(py::handle vocab_, py::handle piece_, std:
   const py::gil_scoped_release unlocked;
   result->ids.reserve(piece.size + 1);
   int32_t* out = result->ids.data();
-  const int32_t whole = v.whole_piece && piece.size ? find_token(v, piece.bytes, piece.size) : bpe::kNoToken;
+  const int32_t whole = v.whole_piece && piece.size ? bpe::find_token(v, piece.bytes, piece.size) : bpe::kNoToken;
   if (whole != bpe::kNoToken) {
     out[0] = whole;
     result->ids.grew(1);
@@ -166,7 +166,7 @@ class TokenReader {
       call_.fail_value("ids", "ids of tokens", std::to_string(id) + " at position " + std::to_string(i));
     }
     ids_.tokens[static_cast<size_t>(i)] = token;
-    bytes_ += token_length(v, token);
+    bytes_ += bpe::token_length(v, token);
   }
 
   Ids take() {
@@ -225,7 +225,7 @@ void decode_ends(py::handle vocab_, py::handle ids_, py::handle ends_) {
   call.set('N', static_cast<int64_t>(ids.tokens.size()));
   auto* ends = call.out("ends", ends_, DType::i64, "N").as<int64_t>();
   int64_t end = 0;
-  for (const int32_t token : ids.tokens) *ends++ = end += token_length(vocab.view(), token);
+  for (const int32_t token : ids.tokens) *ends++ = end += bpe::token_length(vocab.view(), token);
 }
 
 // ---- tables of prefixes ------------------------------------------------------------------------------------------

@@ -85,13 +85,13 @@ int32_t token_or_fail(const bpe::Vocab& vocab, const char* op, const char* name,
 py::bytes token_bytes(const bpe::Vocab& vocab, int64_t id) {
   const bpe::VocabView& v = vocab.view();
   const int32_t token = token_or_fail(vocab, "token_bytes", "id", id);
-  return bytes_of(v.bytes + v.offsets[token], token_length(v, token));
+  return bytes_of(v.bytes + v.offsets[token], bpe::token_length(v, token));
 }
 
 py::object id_of(const bpe::Vocab& vocab, py::handle bytes) {
   TextArgs args("id_of");
   const bpe::Text text = args.add("token", bytes);
-  const int32_t token = text.size ? find_token(vocab.view(), text.bytes, text.size) : bpe::kNoToken;
+  const int32_t token = text.size ? bpe::find_token(vocab.view(), text.bytes, text.size) : bpe::kNoToken;
   if (token == bpe::kNoToken) return py::none();
   return py::int_(vocab.view().ids[token]);
 }
@@ -103,7 +103,7 @@ std::unique_ptr<IdArray> tokens_with_prefix(const bpe::Vocab& vocab, py::handle 
   const bpe::VocabView& v = vocab.view();
   const std::vector<int32_t>& order = vocab.by_bytes();
   const auto compare = [&](int32_t token) {  // the first bytes of a token with the prefix
-    const auto length = std::min<int64_t>(token_length(v, token), prefix.size);
+    const auto length = std::min<int64_t>(bpe::token_length(v, token), prefix.size);
     const int sign = length ? std::memcmp(v.bytes + v.offsets[token], prefix.bytes, static_cast<size_t>(length)) : 0;
     return sign != 0 ? sign : length < prefix.size ? -1 : 0;
   };

@@ -47,12 +47,12 @@ class Chain {
   struct Link {
     int32_t token;
     int64_t left, right;
-    Merge merge;
+    PairMerge merge;
   };
 
   void refresh(int64_t i) {
     Link& link = links_[i];
-    link.merge = link.right < size() ? find_pair(v_, link.token, links_[link.right].token) : Merge{kNoRank, kNoToken};
+    link.merge = link.right < size() ? find_pair(v_, link.token, links_[link.right].token) : PairMerge{kNoRank, kNoToken};
   }
 
   const VocabView& v_;

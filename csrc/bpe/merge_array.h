@@ -42,7 +42,7 @@ inline int merge_array(const VocabView& v, const uint8_t* p, int n, int32_t* out
     next[i] = static_cast<uint16_t>(i + 1);
     previous[i] = static_cast<uint16_t>(i - 1);
   }
-  const auto set_merge = [&](int i, Merge merge) {
+  const auto set_merge = [&](int i, PairMerge merge) {
     word[i] = merge.rank == kNoRank ? kNoMerge : static_cast<uint32_t>(merge.rank) << kPlaceBits | static_cast<uint32_t>(i);
     result[i] = merge.result;
   };

@@ -213,7 +213,7 @@ void Vocab::index_merges() {
 }
 
 void Vocab::index_byte_pairs() {
-  byte_pairs_.assign(1 << 16, Merge{kNoRank, kNoToken});
+  byte_pairs_.assign(1 << 16, PairMerge{kNoRank, kNoToken});
   for (const PairSlot& pair : pairs_) {
     if (pair.left == kNoToken || token_length(view_, pair.left) != 1 || token_length(view_, pair.right) != 1) continue;
     const uint8_t* p = view_.bytes + view_.offsets[pair.result];

@@ -87,7 +87,7 @@ class Vocab {
   VocabView view_{};
   std::vector<uint64_t> pieces_;
   std::vector<PairSlot> pairs_;
-  std::vector<Merge> byte_pairs_;
+  std::vector<PairMerge> byte_pairs_;
   bool ids_are_indices_ = true;
   mutable std::atomic<History*> history_{nullptr};
   mutable std::atomic<TokenTrie*> trie_{nullptr};

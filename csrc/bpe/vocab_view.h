@@ -22,7 +22,7 @@ struct PairSlot {
 };
 
 // What two neighbours become; rank == kNoRank when they do not merge.
-struct Merge {
+struct PairMerge {
   int32_t rank, result;
 };
 
@@ -42,7 +42,7 @@ struct VocabView {
   const int32_t* ids;        // id of each token
   const uint64_t* pieces;    // open addressing: upper half of the hash << 32 | token
   const PairSlot* pairs;     // open addressing
-  const Merge* byte_pairs;   // of two single bytes, at first << 8 | second
+  const PairMerge* byte_pairs;   // of two single bytes, at first << 8 | second
   uint64_t piece_mask;       // slots - 1
   int pair_shift;            // 64 - log2(slots)
   int32_t size;
@@ -74,7 +74,7 @@ inline int32_t find_token(const VocabView& v, const uint8_t* p, int64_t n) {
   }
 }
 
-inline Merge find_pair(const VocabView& v, int32_t left, int32_t right) {
+inline PairMerge find_pair(const VocabView& v, int32_t left, int32_t right) {
   const uint64_t mask = (uint64_t{1} << (64 - v.pair_shift)) - 1;
   for (uint64_t slot = hash_pair(left, right) >> v.pair_shift;; slot = (slot + 1) & mask) {
     const PairSlot& pair = v.pairs[slot];
@@ -88,7 +88,7 @@ inline Merge find_pair(const VocabView& v, int32_t left, int32_t right) {
 inline bool pair_is_stable(const VocabView& v, const HistoryView& h, int32_t left, int32_t right,
                            int64_t limit = INT64_MAX) {
   for (;;) {
-    const Merge across = find_pair(v, left, right);
+    const PairMerge across = find_pair(v, left, right);
     if (across.rank != kNoRank && across.rank < limit) return false;
     const int32_t order_left = h.order[left], order_right = h.order[right];
     if (order_left < 0 && order_right < 0) return true;
