@@ -78,10 +78,23 @@ std::unique_ptr<IdArray> encode(const char* op, py::handle vocab_, const TextArg
   return result;
 }
 
-std::unique_ptr<IdArray> encode_texts(py::handle vocab, py::handle texts, std::string_view pattern, py::handle ends,
+void add_slices(TextArgs& args, py::handle texts, py::handle bounds_) {
+  Call call("encode_batch");
+  const int64_t bytes = args.add("texts", texts).size;
+  const Tensor bounds = call.dense("offsets", bounds_, kIndex, "C");
+  call.check_offsets("offsets", bounds, bytes);
+  args.cut(bounds.as<int64_t>(), bounds.size(0) - 1);
+}
+
+// `texts` is a sequence, or, with offsets, all of them in one array.
+std::unique_ptr<IdArray> encode_texts(py::handle vocab, py::handle texts, py::handle bounds, std::string_view pattern, py::handle ends,
                                       py::handle ends_of, py::handle offsets, py::handle threads, int64_t part) {
   TextArgs args("encode_batch");
-  args.add_all("texts", texts);
+  if (bounds.is_none()) {
+    args.add_all("texts", texts);
+  } else {
+    add_slices(args, texts, bounds);
+  }
   EncodeOptions options;
   if (!threads.is_none()) options.threads = Call("encode_batch").integer("threads", threads, 1);
   options.part = part;
@@ -149,7 +162,8 @@ struct Ids {
 
 class TokenReader {
  public:
-  TokenReader(const Call& call, const bpe::Vocab& vocab) : call_(call), vocab_(vocab), dense_(vocab.ids_are_indices()) {}
+  TokenReader(const Call& call, const bpe::Vocab& vocab)
+      : call_(call), vocab_(vocab), dense_(vocab.ids_are_indices()) {}
 
   void reserve(int64_t count) {
     ids_.tokens.resize(static_cast<size_t>(count));
@@ -159,9 +173,9 @@ class TokenReader {
   void add(int64_t i, int64_t id) {
     const bpe::VocabView& v = vocab_.view();
     if (i % bpe::kDecodePart == 0) ids_.parts.push_back(bytes_);
-    const int32_t token = dense_ ? (static_cast<uint64_t>(id) < static_cast<uint64_t>(v.size) ? static_cast<int32_t>(id)
-                                                                                               : bpe::kNoToken)
-                                 : vocab_.token_of(id);
+    const int32_t token =
+        dense_ ? (static_cast<uint64_t>(id) < static_cast<uint64_t>(v.size) ? static_cast<int32_t>(id) : bpe::kNoToken)
+               : vocab_.token_of(id);
     if (token == bpe::kNoToken) {
       call_.fail_value("ids", "ids of tokens", std::to_string(id) + " at position " + std::to_string(i));
     }
@@ -189,7 +203,8 @@ Ids ids_of_list(const Call& call, const bpe::Vocab& vocab, py::handle list) {
   for (Py_ssize_t i = 0; i < count; ++i) {
     int overflow = 0;
     PyObject* item = PyList_GET_ITEM(list.ptr(), i);
-    const int64_t id = PyLong_Check(item) ? PyLong_AsLongLongAndOverflow(item, &overflow) : call.integer("ids", item, 0);
+    const int64_t id =
+        PyLong_Check(item) ? PyLong_AsLongLongAndOverflow(item, &overflow) : call.integer("ids", item, 0);
     reader.add(i, overflow ? -1 : id);
   }
   return reader.take();

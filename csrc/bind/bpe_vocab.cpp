@@ -24,7 +24,8 @@ std::unique_ptr<bpe::Vocab> make_vocab(py::handle bytes_, py::handle offsets_, p
   const Tensor bytes = call.dense("tokens", bytes_, dtype_bit(DType::u8), "N");
   const Tensor offsets = call.dense("offsets", offsets_, kIndex, "C");
   if (call.dim('C') < 1) call.fail_value("offsets", "of at least one element", "none");
-  if (call.dim('N') >= kMostVocabBytes) call.fail_value("tokens", "of less than 2**31 bytes", std::to_string(call.dim('N')));
+  if (call.dim('N') >= kMostVocabBytes)
+    call.fail_value("tokens", "of less than 2**31 bytes", std::to_string(call.dim('N')));
   call.check_offsets("offsets", offsets, call.dim('N'));
   call.set('V', call.dim('C') - 1);
   const Tensor ids = call.dense("ids", ids_, kIndex, "V");
@@ -56,8 +57,8 @@ py::dict vocab_tables(const bpe::Vocab& vocab) {
   std::vector<uint64_t> keys(slots);
   std::vector<int32_t> rank(slots), result(slots);
   for (size_t i = 0; i < slots; ++i) {
-    keys[i] = static_cast<uint64_t>(static_cast<uint32_t>(v.pairs[i].left)) << 32 |
-              static_cast<uint32_t>(v.pairs[i].right);
+    keys[i] =
+        static_cast<uint64_t>(static_cast<uint32_t>(v.pairs[i].left)) << 32 | static_cast<uint32_t>(v.pairs[i].right);
     rank[i] = v.pairs[i].rank;
     result[i] = v.pairs[i].result;
   }

@@ -13,7 +13,8 @@ bpe::Text TextArgs::from_str(const std::string& name, py::handle object) {
   if (utf8) return {reinterpret_cast<const uint8_t*>(utf8), size};
   if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) throw py::error_already_set();
   const py::error_already_set error;
-  throw ValueError(std::string(op_) + ": " + name + " must be text that UTF-8 can hold, got a lone surrogate at position " +
+  throw ValueError(std::string(op_) + ": " + name +
+                   " must be text that UTF-8 can hold, got a lone surrogate at position " +
                    std::string(py::str(error.value().attr("start"))));
 }
 
@@ -49,7 +50,8 @@ void TextArgs::add_all(const char* name, py::handle objects) {
   const auto items = py::reinterpret_steal<py::object>(PySequence_Fast(objects.ptr(), ""));
   if (!items || PyUnicode_Check(objects.ptr()) || PyBytes_Check(objects.ptr())) {
     PyErr_Clear();
-    throw TypeError(std::string(op_) + ": " + name + " must be a sequence of texts, got " + Py_TYPE(objects.ptr())->tp_name);
+    throw TypeError(std::string(op_) + ": " + name + " must be a sequence of texts, got " +
+                    Py_TYPE(objects.ptr())->tp_name);
   }
   const Py_ssize_t count = PySequence_Fast_GET_SIZE(items.ptr());
   for (Py_ssize_t i = 0; i < count; ++i) {
@@ -60,6 +62,12 @@ void TextArgs::add_all(const char* name, py::handle objects) {
       add(std::string(name) + "[" + std::to_string(i) + "]", item);
     }
   }
+}
+
+void TextArgs::cut(const int64_t* offsets, int64_t count) {
+  const uint8_t* bytes = texts_.front().bytes;
+  texts_.clear();
+  for (int64_t i = 0; i < count; ++i) texts_.push_back({bytes + offsets[i], offsets[i + 1] - offsets[i]});
 }
 
 }  // namespace tk::bind

@@ -27,6 +27,9 @@ class TextArgs {
   // A list or tuple of them.
   void add_all(const char* name, py::handle objects);
 
+  // The one text there is becomes `count` of them, between the offsets.
+  void cut(const int64_t* offsets, int64_t count);
+
   const std::vector<bpe::Text>& texts() const { return texts_; }
 
  private:

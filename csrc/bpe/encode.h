@@ -8,7 +8,8 @@
 //   counts      (B) int64, written: how many ids each text has
 //   ids         written: the ids of all texts, one after the other
 //
-// A byte that is no token, where a piece is merged, is left out, or throws ValueError naming it (VocabView::drop_missing).
+// A byte that is no token, where a piece is merged, is left out, or throws ValueError naming it
+// (VocabView::drop_missing).
 #pragma once
 #include "bpe/id_buffer.h"
 #include "bpe/pattern.h"
@@ -58,8 +59,8 @@ using EncodeSpan = int64_t(const Span&);
 // Cuts the work by its shape, runs every part on the pool and puts the ids together.
 void encode_parts(const EncodeArgs& a, EncodeSpan* encode_span);
 
-// A piece of a vocabulary that lacks bytes. Writes tokens, at most n. Throws ValueError where none may be missing, naming
-// the place in the text.
+// A piece of a vocabulary that lacks bytes. Writes tokens, at most n. Throws ValueError where none may be missing,
+// naming the place in the text.
 int64_t merge_with_gaps(const VocabView& v, const uint8_t* text, const uint8_t* p, int64_t n, int32_t* out);
 
 }  // namespace tk::bpe

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "bpe/encode.h"
+
 #include <vector>
 
-#include "bpe/encode.h"
 #include "bpe/merge.h"
 #include "bpe/split.h"
 

@@ -88,7 +88,8 @@ class Encoder {
     const uint8_t* begin = a_.texts[i].bytes;
     const int64_t* ends = nullptr;
     if (a_.ends_of) ends = std::upper_bound(a_.ends + a_.ends_of[i], a_.ends + a_.ends_of[i + 1], from);
-    return encode_span_({a_.vocab, cache, begin, begin + a_.texts[i].size, begin + from, begin + to, a_.pattern, ends, out});
+    return encode_span_(
+        {a_.vocab, cache, begin, begin + a_.texts[i].size, begin + from, begin + to, a_.pattern, ends, out});
   }
 
   // A part of one text gives its count in `single`, since other threads may have parts of the same text.

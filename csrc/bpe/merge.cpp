@@ -52,7 +52,8 @@ class Chain {
 
   void refresh(int64_t i) {
     Link& link = links_[i];
-    link.merge = link.right < size() ? find_pair(v_, link.token, links_[link.right].token) : PairMerge{kNoRank, kNoToken};
+    link.merge =
+        link.right < size() ? find_pair(v_, link.token, links_[link.right].token) : PairMerge{kNoRank, kNoToken};
   }
 
   const VocabView& v_;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Merging one piece, in four ways that give the same tokens. Input bytes must all be tokens themselves (callers leave out
-// or refuse the others), output has room for n tokens; each returns how many it wrote. The whole-piece rule is the
+// Merging one piece, in four ways that give the same tokens. Input bytes must all be tokens themselves (callers leave
+// out or refuse the others), output has room for n tokens; each returns how many it wrote. The whole-piece rule is the
 // caller's.
 //
 //   scan       look for the smallest rank in an array, merge, again: O(n * merges)
@@ -9,8 +9,8 @@
 //   table      the last token of every prefix: O(n * overlapping tokens), gives all prefixes at once
 //
 // backtrack and table rest on History::ascending ("merges of every token's bytes come in ascending rank"): by induction
-// over merges, bytes inside a token then merge in any context as they do alone, so a sequence of tokens is the result of
-// merging iff every two neighbours are stable (pair_is_stable), and exactly one such sequence exists. Without that
+// over merges, bytes inside a token then merge in any context as they do alone, so a sequence of tokens is the result
+// of merging iff every two neighbours are stable (pair_is_stable), and exactly one such sequence exists. Without that
 // property they fall back to heap.
 #pragma once
 #include <cstdint>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// merge_scan for pieces of up to kArrayBytes, in registers and one or two cache lines: rank and place share one word, so
-// that the smallest word is the next merge, the leftmost among equals. Included once per instruction set.
+// merge_scan for pieces of up to kArrayBytes, in registers and one or two cache lines: rank and place share one word,
+// so that the smallest word is the next merge, the leftmost among equals. Included once per instruction set.
 #pragma once
 #include "bpe/vocab_view.h"
 #include "core/simd.h"
@@ -43,7 +43,8 @@ inline int merge_array(const VocabView& v, const uint8_t* p, int n, int32_t* out
     previous[i] = static_cast<uint16_t>(i - 1);
   }
   const auto set_merge = [&](int i, PairMerge merge) {
-    word[i] = merge.rank == kNoRank ? kNoMerge : static_cast<uint32_t>(merge.rank) << kPlaceBits | static_cast<uint32_t>(i);
+    word[i] =
+        merge.rank == kNoRank ? kNoMerge : static_cast<uint32_t>(merge.rank) << kPlaceBits | static_cast<uint32_t>(i);
     result[i] = merge.result;
   };
   for (int i = 0; i + 1 < n; ++i) set_merge(i, v.byte_pairs[p[i] << 8 | p[i + 1]]);

@@ -10,8 +10,8 @@
 namespace tk::bpe {
 namespace {
 
-constexpr int kWindow = 64;      // bytes; doubled up to kArrayBytes
-constexpr int kHeldBack = 12;    // bytes at the end of a window that are likely to merge with what follows
+constexpr int kWindow = 64;       // bytes; doubled up to kArrayBytes
+constexpr int kHeldBack = 12;     // bytes at the end of a window that are likely to merge with what follows
 constexpr int64_t kMostWork = 8;  // bytes of windows, per byte of the piece
 
 // Tokens, not ids; every byte is a token.

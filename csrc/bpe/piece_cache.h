@@ -8,7 +8,7 @@ namespace tk::bpe {
 
 constexpr int kCachedBytes = 15;
 constexpr int kCachedIds = 4;
-constexpr int kCacheBits = 14;                 // sets
+constexpr int kCacheBits = 14;  // sets
 constexpr int32_t kLargestCachedId = (1 << 28) - 1;
 
 struct alignas(64) CacheSet {

@@ -141,8 +141,8 @@ void Vocab::index_pieces() {
     pieces_[slot] = hash >> 32 << 32 | static_cast<uint32_t>(token);
     if (n == 1) view_.byte_token[*p] = token;
   }
-  view_.complete = std::find(std::begin(view_.byte_token), std::end(view_.byte_token), kNoToken) ==
-                   std::end(view_.byte_token);
+  view_.complete =
+      std::find(std::begin(view_.byte_token), std::end(view_.byte_token), kNoToken) == std::end(view_.byte_token);
 }
 
 void Vocab::reserve_pairs(size_t count) {
@@ -224,7 +224,8 @@ void Vocab::index_byte_pairs() {
 
 std::unique_ptr<PieceCache> Vocab::borrow_cache() const {
   for (auto& place : caches_) {
-    if (PieceCache* cache = place.exchange(nullptr, std::memory_order_acquire)) return std::unique_ptr<PieceCache>(cache);
+    if (PieceCache* cache = place.exchange(nullptr, std::memory_order_acquire))
+      return std::unique_ptr<PieceCache>(cache);
   }
   return std::make_unique<PieceCache>();
 }

@@ -37,21 +37,21 @@ struct HistoryView {
 
 struct VocabView {
   const Vocab* owner;
-  const uint8_t* bytes;      // of all tokens, one after the other
-  const uint32_t* offsets;   // size + 1
-  const int32_t* ids;        // id of each token
-  const uint64_t* pieces;    // open addressing: upper half of the hash << 32 | token
-  const PairSlot* pairs;     // open addressing
-  const PairMerge* byte_pairs;   // of two single bytes, at first << 8 | second
-  uint64_t piece_mask;       // slots - 1
-  int pair_shift;            // 64 - log2(slots)
+  const uint8_t* bytes;         // of all tokens, one after the other
+  const uint32_t* offsets;      // size + 1
+  const int32_t* ids;           // id of each token
+  const uint64_t* pieces;       // open addressing: upper half of the hash << 32 | token
+  const PairSlot* pairs;        // open addressing
+  const PairMerge* byte_pairs;  // of two single bytes, at first << 8 | second
+  uint64_t piece_mask;          // slots - 1
+  int pair_shift;               // 64 - log2(slots)
   int32_t size;
-  int32_t longest;           // bytes of the longest token
-  int32_t byte_token[256];   // kNoToken where a byte is no token
-  bool packs_ranks;          // every rank fits the words of merge_array.h
-  bool whole_piece;          // a piece that is a token is emitted as it is
-  bool complete;             // every byte is a token
-  bool drop_missing;         // bytes without a token are left out; otherwise they are an error
+  int32_t longest;          // bytes of the longest token
+  int32_t byte_token[256];  // kNoToken where a byte is no token
+  bool packs_ranks;         // every rank fits the words of merge_array.h
+  bool whole_piece;         // a piece that is a token is emitted as it is
+  bool complete;            // every byte is a token
+  bool drop_missing;        // bytes without a token are left out; otherwise they are an error
 };
 
 // Made at the first call.

@@ -128,15 +128,16 @@ def encode_batch(
     kind = _dtype("encode_batch", dtype)
     core = core_of("encode_batch", vocab)
     like: Any = None
+    source: Any
+    bounds = None
     if isinstance(texts, tuple) and len(texts) == 2 and hasattr(texts[0], "__dlpack__"):
-        like = texts[0]
-        data, bounds = memoryview(fetch(texts[0])), fetch(texts[1]).tolist()
-        texts = [data[i:j] for i, j in zip(bounds, bounds[1:], strict=False)]
+        like, source, bounds = texts[0], fetch(texts[0]), fetch(texts[1])
+        starts = np.empty(max(len(bounds), 1), np.int64)
     else:
-        texts = [_host(text) for text in texts]
+        source = texts if isinstance(texts, str | bytes) else [_host(text) for text in texts]
+        starts = np.empty(len(source) + 1, np.int64)
     flat, ends_of = _ragged(ends)
-    starts = np.empty(len(texts) + 1, np.int64)
-    found = np.asarray(_C.encode_texts(core, texts, pattern, flat, ends_of, starts, threads, 0))
+    found = np.asarray(_C.encode_texts(core, source, bounds, pattern, flat, ends_of, starts, threads, 0))
     return place(found if kind == np.int32 else found.astype(kind), like), place(starts, like)
 
 

@@ -121,8 +121,8 @@ class Vocab:
         Tokens are numbered in ascending order of their ids; only `ids` knows the ids themselves. ``token_bytes``
         uint8 and ``token_offsets`` uint32 (V + 1); ``ids`` int32 (V); ``byte_tokens`` int32 (256), -1 where a byte is
         no token; ``pieces`` uint64, an open-addressing hash of bytes; ``pair_keys`` uint64 (left << 32 | right, all
-        ones where empty), ``pair_ranks`` and ``pair_results`` int32, an open-addressing hash of pairs (csrc/bpe/hash.h);
-        ``merges`` int32 (M, 3), the list in ids.
+        ones where empty), ``pair_ranks`` and ``pair_results`` int32, an open-addressing hash of pairs; ``merges``
+        int32 (M, 3), the list in ids. csrc/bpe/hash.h has the hash functions.
         """
         tables = {name: np.frombuffer(data, _TABLES[name]) for name, data in self._core.tables().items()}
         tables["merges"] = tables["merges"].reshape(-1, 3)
