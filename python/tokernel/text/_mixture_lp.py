@@ -21,13 +21,33 @@ class Solution(NamedTuple):
     objective: float
 
 
-def solve_rows(difference: Floats, step: Ints, pair: Ints, steps: int, pairs: int, scale: float = 1.0) -> Solution:
-    """Minimise ``sum v + sum u`` subject to ``v[step] + u[pair] >= difference @ alpha`` for every row.
+class Rows(NamedTuple):
+    """Constraints ``v[step] + u[pair] >= difference @ alpha``, one a row."""
+
+    difference: Floats
+    """(R, n) what the pair outweighs the merge by, in each category."""
+    step: Ints
+    pair: Ints
+
+    def known(self) -> set[tuple[int, int]]:
+        """The rows, by step and pair."""
+        return set(zip(self.step.tolist(), self.pair.tolist(), strict=True))
+
+    def joined(self, more: Rows) -> Rows:
+        """These rows, and then more."""
+        return Rows(*(np.concatenate(both) for both in zip(self, more, strict=True)))
+
+    def binding(self, at: Solution, room: float) -> Rows:
+        """Those that a solution meets with no more than `room` to spare."""
+        spare = at.v[self.step] + at.u[self.pair] - self.difference @ at.alpha
+        return Rows(*(column[spare <= room] for column in self))
+
+
+def solve_rows(rows: Rows, steps: int, pairs: int, scale: float = 1.0) -> Solution:
+    """Minimise ``sum v + sum u`` subject to rows.
 
     Args:
-        difference: (R, n) what the pair of each row outweighs the merge by, in each category.
-        step, pair: (R,) which slacks absorb it.
-        steps, pairs: how many there are.
+        steps, pairs: how many slacks of each kind there are.
         scale: rows are multiplied by it, which makes HiGHS's tolerance of 1e-7 that much finer.
 
     Only slacks that occur in a row become variables.
@@ -37,25 +57,25 @@ def solve_rows(difference: Floats, step: Ints, pair: Ints, steps: int, pairs: in
         from scipy.sparse import coo_array
     except ImportError as missing:
         raise ImportError("data_mixture_inference needs SciPy: pip install 'tokernel[lp]'") from missing
-    rows, n = difference.shape
-    used_steps, step_at = np.unique(step, return_inverse=True)
-    used_pairs, pair_at = np.unique(pair, return_inverse=True)
+    count, n = rows.difference.shape
+    used_steps, step_at = np.unique(rows.step, return_inverse=True)
+    used_pairs, pair_at = np.unique(rows.pair, return_inverse=True)
     slacks = len(used_steps) + len(used_pairs)
-    every = np.arange(rows)
+    every = np.arange(count)
     matrix = coo_array(
         (
-            np.concatenate([scale * difference.ravel(), np.full(2 * rows, -1.0)]),
+            np.concatenate([scale * rows.difference.ravel(), np.full(2 * count, -1.0)]),
             (
                 np.concatenate([np.repeat(every, n), every, every]),
-                np.concatenate([np.tile(np.arange(n), rows), n + step_at, n + len(used_steps) + pair_at]),
+                np.concatenate([np.tile(np.arange(n), count), n + step_at, n + len(used_steps) + pair_at]),
             ),
         ),
-        shape=(rows, n + slacks),
+        shape=(count, n + slacks),
     ).tocsr()
     result = linprog(
         np.concatenate([np.zeros(n), np.ones(slacks)]),
-        A_ub=matrix if rows else None,
-        b_ub=np.zeros(rows) if rows else None,
+        A_ub=matrix if count else None,
+        b_ub=np.zeros(count) if count else None,
         A_eq=np.concatenate([np.ones(n), np.zeros(slacks)])[None],
         b_eq=[1.0],
         bounds=np.array([(0.0, 1.0)] * n + [(0.0, np.inf)] * slacks),

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokernel.papers import paper
-from tokernel.text._mixture_lp import Floats, Ints, Solution, solve_rows
+from tokernel.text._mixture_lp import Floats, Ints, Rows, Solution, solve_rows
 from tokernel.text._mixture_segments import Broken, History, Segments
 
 __all__ = ["PAPER", "MixtureProblem", "MixtureResult", "log10_mse", "to_bytes"]
@@ -46,7 +46,7 @@ class MixtureResult(NamedTuple):
     missing: Ints
     """Merges whose pair no category holds; they say nothing."""
     constraints: int
-    """How many the solver needed."""
+    """How many were generated."""
 
 
 class MixtureProblem:
@@ -108,7 +108,8 @@ class MixtureProblem:
         return np.stack([keys >> 32, keys & 0xFFFFFFFF], 1)
 
     def solve(self, max_add: int = 100, per_merge: int = 10, tol: float = TOLERANCE) -> MixtureResult:
-        """Find the optimum by adding constraints where they break, until none does.
+        """Find the optimum by adding constraints where they break, until none does; those that hold with room to spare
+        are dropped again.
 
         Args:
             max_add: a sweep over the merges ends after the step that brings it to so many new constraints.
@@ -124,18 +125,17 @@ class MixtureProblem:
             )
         n, segments = len(self.denoms), self._segments
         now = Solution(np.full(n, 1 / n), np.zeros(segments.steps), np.zeros(len(segments.keys)), 0.0)
-        known: set[tuple[int, int]] = set()
-        rows: list[Floats] = []
-        steps: list[int] = []
-        pairs: list[int] = []
-        while found := self._broken(now, known, per_merge, max_add, tol):
-            for step, segment in found:
-                steps.append(step)
-                pairs.append(int(segments.pair[segment]))
-                rows.append(self._difference(step, segment))
-            known.update((step, int(segments.pair[segment])) for step, segment in found)
-            now = self._optimum(np.array(rows), np.array(steps), np.array(pairs), TOLERANCE / tol)
-        return self._result(now, len(rows))
+        rows = Rows(np.zeros((0, n)), np.zeros(0, np.int64), np.zeros(0, np.int64))
+        highest, tried = -1.0, 0
+        while found := self._broken(now, rows.known(), per_merge, max_add, tol):
+            if now.objective > highest * (1 + 1e-9):  # else dropping rows could go round in circles
+                highest, rows = now.objective, rows.binding(now, tol)
+            new = [self._difference(step, segment) for step, segment in found]
+            step, segment = np.array(found).T
+            rows = rows.joined(Rows(np.array(new), step, segments.pair[segment]))
+            tried += len(new)
+            now = self._optimum(rows, TOLERANCE / tol)
+        return self._result(now, tried)
 
     def solve_full(self) -> MixtureResult:
         """Find the optimum with every constraint there is: for tests, and small problems.
@@ -157,7 +157,7 @@ class MixtureProblem:
         counts = {at: segments.counts(at) for at in np.unique(np.append(segment, segments.own[step])).tolist()}
         rows = [(counts[s] - counts[segments.own[t]]) / self.denoms for s, t in zip(segment, step, strict=True)]
         difference = np.array(rows).reshape(-1, len(self.denoms))
-        return self._result(self._optimum(difference, step, segments.pair[segment], 1.0), len(rows))
+        return self._result(self._optimum(Rows(difference, step, segments.pair[segment]), 1.0), len(rows))
 
     def _broken(
         self, now: Solution, known: set[tuple[int, int]], per_merge: int, most: int, tol: float
@@ -174,8 +174,8 @@ class MixtureProblem:
         difference: Floats = (other - own) / self.denoms
         return difference
 
-    def _optimum(self, difference: Floats, step: Ints, pair: Ints, scale: float) -> Solution:
-        return solve_rows(difference, step, pair, self._segments.steps, len(self._segments.keys), scale)
+    def _optimum(self, rows: Rows, scale: float) -> Solution:
+        return solve_rows(rows, self._segments.steps, len(self._segments.keys), scale)
 
     def _result(self, now: Solution, constraints: int) -> MixtureResult:
         return MixtureResult(now.alpha, now.objective, now.v, now.u, self.missing, constraints)
