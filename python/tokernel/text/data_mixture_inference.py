@@ -13,17 +13,33 @@ pre-tokenizer that differs from the tokenizer's own shows as slack in the pairs 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tokernel.kernels import bpe
 from tokernel.papers import paper
+from tokernel.text._mixture_baselines import efficiency, fit_tee, tee, token_classification
 from tokernel.text._mixture_lp import Floats, Ints, Rows, Solution, solve_rows
+from tokernel.text._mixture_merges import trained_merges
+from tokernel.text._mixture_pieces import category_of
 from tokernel.text._mixture_segments import Broken, History, Segments
 
-__all__ = ["PAPER", "MixtureProblem", "MixtureResult", "log10_mse", "to_bytes"]
+__all__ = [
+    "PAPER",
+    "MixtureProblem",
+    "MixtureResult",
+    "efficiency",
+    "fit_tee",
+    "infer_from_merges",
+    "log10_mse",
+    "tee",
+    "to_bytes",
+    "token_classification",
+    "trained_merges",
+]
 
 PAPER = paper("data_mixture_inference")
 
@@ -220,3 +236,43 @@ def log10_mse(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> float
     error = np.mean(np.square(np.asarray(a, np.float64) - np.asarray(b, np.float64)))
     with np.errstate(divide="ignore"):
         return float(np.log10(error))
+
+
+def infer_from_merges(
+    merges: NDArray[np.integer], samples: Mapping[str, bpe.CountedPieces], byte_ids: Ints | None = None,
+    unit: Literal["bytes", "pairs"] = "bytes", first: int = 0, max_add: int = 1000, tol: float = TOLERANCE,
+) -> dict[str, float]:  # fmt: skip
+    """Infer the mixture that a list of merges was trained on.
+
+    Args:
+        merges: (T, 3) ids left, right, result in the order of training; :func:`trained_merges` makes it of real lists.
+        samples: for every category the pieces of sample text (:func:`~tokernel.kernels.bpe.count_pieces`), cut as the
+            tokenizer cuts. None of it need be training data; the more there is, the better.
+        byte_ids: (256,) the id of every byte, -1 for none; None: its value.
+        unit: what the shares are of.
+        first: see :class:`MixtureProblem`.
+        max_add, tol: see :meth:`MixtureProblem.solve`; larger steps than the paper's take fewer programs.
+
+    Returns:
+        the share of every category; they sum to 1.
+
+    Raises:
+        ValueError: no category, one without two bytes in a piece, or what MixtureProblem refuses.
+
+    >>> from tokernel.kernels import bpe
+    >>> pieces = {"x": bpe.count_pieces(["abab"]), "y": bpe.count_pieces(["cdcdcd"])}
+    >>> infer_from_merges(np.array([[97, 98, 256]]), {"x": pieces["x"]})  # alone, it is everything
+    {'x': 1.0}
+    """
+    if unit not in ("bytes", "pairs"):
+        raise ValueError(f"infer_from_merges: unit must be 'bytes' or 'pairs', got {unit!r}")
+    rows = np.asarray(merges, np.int64)
+    categories = [category_of(pieces, rows, byte_ids) for pieces in samples.values()]
+    for name, category in zip(samples, categories, strict=True):
+        if not category.pairs:
+            raise ValueError(f"infer_from_merges: samples[{name!r}] must hold a piece of two bytes at least")
+    problem = MixtureProblem([each.history for each in categories], rows, first=first)
+    alpha = problem.solve(max_add=max_add, tol=tol).alpha
+    if unit == "bytes":
+        alpha = to_bytes(alpha, [each.size / each.pairs for each in categories])
+    return dict(zip(samples, alpha.tolist(), strict=True))
