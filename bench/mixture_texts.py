@@ -2,14 +2,15 @@
 """Two books in many languages, for the check of mixture inference: what to train on, and what to count in.
 
 Debian's installation guide and administrator's handbook. A paragraph that is word for word in the English edition was
-not translated and is left out of the others. Every other paragraph is for training, the rest for counting: the two
-never share one, but speak of the same things in the same style, as samples of one source do.
+not translated and is left out of the others. Paragraphs are shuffled; half of them are for training, the rest for
+counting: the two never share one, but speak of the same things in the same style, as samples of one source do.
 """
 
 from __future__ import annotations
 
 import gzip
 import html
+import random
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -83,4 +84,6 @@ def _kept(blocks: Iterable[str]) -> Iterator[str]:
 
 
 def _unique(paragraphs: list[str], without: set[str]) -> list[str]:
-    return [each for each in dict.fromkeys(paragraphs) if each not in without]
+    kept = [each for each in dict.fromkeys(paragraphs) if each not in without]
+    random.Random(0).shuffle(kept)
+    return kept

@@ -48,6 +48,7 @@ def tee(efficiencies: Floats, fit: tuple[float, float]) -> Floats:
     Returns:
         (n,) shares that sum to 1.
 
+    >>> import numpy as np
     >>> tee(np.array([0.5, 1.0]), fit=(2.0, 0.0))
     array([0.2, 0.8])
     """
@@ -66,8 +67,9 @@ def token_classification(counts: NDArray[np.integer]) -> Floats:
     Returns:
         (n,) shares of the vocabulary.
 
+    >>> import numpy as np
     >>> token_classification(np.array([[3, 1, 0, 0], [1, 1, 2, 0]]))
-    array([0.33333333, 0.66666667])
+    array([0.66666667, 0.33333333])
     """
     frequency = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     seen = frequency.max(0) > 0

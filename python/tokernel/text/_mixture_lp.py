@@ -35,12 +35,17 @@ class Rows(NamedTuple):
 
     def joined(self, more: Rows) -> Rows:
         """These rows, and then more."""
-        return Rows(*(np.concatenate(both) for both in zip(self, more, strict=True)))
+        return Rows(
+            np.concatenate([self.difference, more.difference]),
+            np.concatenate([self.step, more.step]),
+            np.concatenate([self.pair, more.pair]),
+        )
 
     def binding(self, at: Solution, room: float) -> Rows:
         """Those that a solution meets with no more than `room` to spare."""
         spare = at.v[self.step] + at.u[self.pair] - self.difference @ at.alpha
-        return Rows(*(column[spare <= room] for column in self))
+        kept = spare <= room
+        return Rows(self.difference[kept], self.step[kept], self.pair[kept])
 
 
 def solve_rows(rows: Rows, steps: int, pairs: int, scale: float = 1.0) -> Solution:

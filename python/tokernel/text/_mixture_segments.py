@@ -65,7 +65,7 @@ class Segments:
         self.end[:-1][goes_on] = self.start[1:][goes_on]
         begins = np.searchsorted(pair, np.arange(len(self.keys)))
         self._begin = begins[self.pair]  # where the changes of a segment's pair begin
-        self.total = self._running(self._change)
+        self.total = self._running(self._change).astype(np.int64)
         self.own = self._own(pair_keys(merges))
 
     def _changes(self, histories: Sequence[History]) -> tuple[Ints, Ints, Ints, Ints]:
@@ -85,7 +85,7 @@ class Segments:
         change = count[order].copy()
         same = (pair[order][1:] == pair[order][:-1]) & (category[order][1:] == category[order][:-1])
         change[1:][same] -= count[order][:-1][same]
-        out = np.empty_like(change)
+        out: Ints = np.empty_like(change)
         out[order] = change
         return out
 
@@ -114,7 +114,7 @@ class Segments:
     def counts(self, segment: int) -> Floats:
         """(n,) counts of one segment, a category each."""
         rows = slice(self._begin[segment], self._last[segment])
-        return np.bincount(self._category[rows], self._change[rows], self.categories)
+        return np.bincount(self._category[rows], self._change[rows], self.categories).astype(np.float64)
 
     def broken(
         self, value: Floats, threshold: Floats, known: set[tuple[int, int]], per_merge: int, most: int
@@ -176,7 +176,7 @@ def _range_minima(x: Floats) -> list[Floats]:
 
 def _first_below(table: list[Floats], value: Floats, start: Ints, end: Ints) -> Ints:
     """The first t in [start, end) with x[t] < value, else end; for all rows at once."""
-    at = start.copy()
+    at: Ints = start.copy()
     for level in range(len(table) - 1, -1, -1):
         fits = at + (1 << level) <= end
         where = np.where(fits, at, 0)

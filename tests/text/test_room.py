@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The room's README says what the registry says, and its snippets run."""
+
+from __future__ import annotations
+
+import pytest
+from room_readme import registry, run_snippets, table
+
+
+def test_the_table_is_the_registry():
+    assert table("text") == registry("text")
+
+
+def test_the_snippets_run(capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("scipy", reason="the linear program is solved by SciPy, extra lp")
+    run_snippets("text")
+    printed = capsys.readouterr().out
+    assert "mixture {'law': 0." in printed
