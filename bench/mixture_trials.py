@@ -16,7 +16,7 @@ from tokernel.text import data_mixture_inference as inference
 from bench.mixture_texts import Texts
 
 PATTERN = "gpt2"
-TOLERANCE = 1e-6
+TOLERANCE = 1e-5  # of a pair's share; half the time of 1e-6, and the same answer
 LARGEST_STEP = 3000  # constraints a program
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m bench.real_mixture DIR``: tokenizers trained on known mixtures of languages, and the mixtures read off them.
+"""``python -m bench.real_mixture DIR``: mixtures of languages, known, and read off the tokenizers trained on them.
 
 As the paper reports it: shares of bytes, log10 of the mean squared error, averaged over random mixtures, for 5 and for
 10 languages; beside it the baselines; then with fewer merges, and with less sample text.
