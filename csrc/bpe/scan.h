@@ -12,6 +12,7 @@
 // Case-insensitive s is also U+017F. A run is read at most four times, whatever the text: no alternative that fails
 // leaves its reading to be repeated from each of its characters.
 #pragma once
+#include "bpe/long_run.h"
 #include "bpe/pattern.h"
 #include "bpe/unicode.h"
 
@@ -46,11 +47,13 @@ constexpr Rules rules_of(Pattern pattern) {
 namespace scan {
 
 // The first character from p on that is not of the set.
-TK_INLINE const uint8_t* skip(const uint8_t* p, const uint8_t* end, Classes set) {
-  while (p < end) {
+template <Classes set>
+TK_INLINE const uint8_t* skip(const uint8_t* p, const uint8_t* end) {
+  for (int read = 1; p < end; ++read) {
     const Char c = read_char(p, end);
     if (!(c.set & set)) break;
     p += c.bytes;
+    if (read % kLongRun == 0) p = skip_blocks<set>(p, end);
   }
   return p;
 }
@@ -74,12 +77,20 @@ TK_INLINE const uint8_t* white_space(const uint8_t* p, const uint8_t* end) {
   const uint8_t* last = p;           // the last character of the run
   const uint8_t* newline = nullptr;  // behind the last newline of the run
   const uint8_t* q = p;
-  while (q < end) {
+  for (int read = 1; q < end; ++read) {
     const Char c = read_char(q, end);
     if (!(c.set & kSpace)) break;
     last = q;
     q += c.bytes;
     if (c.set & kNewline) newline = q;
+    if (read % kLongRun == 0) {
+      const uint8_t* ahead = q;
+      q = skip_blocks<kSpace>(q, end);
+      if (q == ahead) continue;
+      last = q - 1;
+      const uint8_t* found = newlines ? behind_newline(ahead, q) : nullptr;
+      if (found) newline = found;
+    }
   }
   if (newlines && newline) return newline;
   return q == end || last == p ? q : last;
@@ -89,14 +100,15 @@ TK_INLINE const uint8_t* white_space(const uint8_t* p, const uint8_t* end) {
 TK_INLINE const uint8_t* cased_word(const uint8_t* p, const uint8_t* end) {
   const uint8_t* uncased = nullptr;  // behind the last character of U that is of V as well
   const uint8_t* q = p;
-  while (q < end) {
+  for (int read = 1; q < end; ++read) {
     const Char c = read_char(q, end);
     if (!(c.set & kUpperLike)) {
-      if (c.set & kLowerLike) return skip(q, end, kLowerLike);
+      if (c.set & kLowerLike) return skip<kLowerLike>(q, end);
       break;
     }
     q += c.bytes;
     if (c.set & kLowerLike) uncased = q;
+    if (read % kLongRun == 0) q = skip_blocks<kUpperLike>(q, end);  // capitals of ASCII: none is of V
   }
   if (uncased) return uncased;
   return q == p ? nullptr : q;
@@ -136,7 +148,7 @@ struct Scanner {
  private:
   // From its first letter. There is one.
   TK_INLINE const uint8_t* word(const uint8_t* p, const uint8_t* end) {
-    if constexpr (!kRules.cased) return scan::skip(p, end, kLetter);
+    if constexpr (!kRules.cased) return scan::skip<kLetter>(p, end);
     return behind_word(scan::cased_word(p, end), end);
   }
 
@@ -163,7 +175,7 @@ struct Scanner {
   }
 
   TK_INLINE const uint8_t* numbers(const uint8_t* p, const uint8_t* end) {
-    if constexpr (kRules.digits == 0) return scan::skip(p, end, kNumber);
+    if constexpr (kRules.digits == 0) return scan::skip<kNumber>(p, end);
     for (int i = 0; i < kRules.digits && p < end; ++i) {
       const Char c = read_char(p, end);
       if (!(c.set & kNumber)) break;
@@ -174,7 +186,7 @@ struct Scanner {
 
   // Behind the first symbol.
   TK_INLINE const uint8_t* symbols(const uint8_t* p, const uint8_t* end) {
-    p = scan::skip(p, end, kSymbol);
+    p = scan::skip<kSymbol>(p, end);
     if constexpr (kRules.newlines) {
       while (p < end && (*p == '\r' || *p == '\n' || (kRules.slashes && *p == '/'))) ++p;
     }
