@@ -175,13 +175,16 @@ struct Scanner {
   }
 
   TK_INLINE const uint8_t* numbers(const uint8_t* p, const uint8_t* end) {
-    if constexpr (kRules.digits == 0) return scan::skip<kNumber>(p, end);
-    for (int i = 0; i < kRules.digits && p < end; ++i) {
-      const Char c = read_char(p, end);
-      if (!(c.set & kNumber)) break;
-      p += c.bytes;
+    if constexpr (kRules.digits == 0) {
+      return scan::skip<kNumber>(p, end);
+    } else {
+      for (int i = 0; i < kRules.digits && p < end; ++i) {
+        const Char c = read_char(p, end);
+        if (!(c.set & kNumber)) break;
+        p += c.bytes;
+      }
+      return p;
     }
-    return p;
   }
 
   // Behind the first symbol.

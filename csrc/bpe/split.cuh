@@ -23,7 +23,7 @@ struct Marks {
 
 // Every byte belongs to the thread of the last certain boundary at or before it.
 template <Pattern pattern>
-__global__ void __launch_bounds__(kSplitThreads) mark_pieces_kernel(SplitArgs a, Marks marks) {
+__global__ void __launch_bounds__(kSplitThreads, 4) mark_pieces_kernel(SplitArgs a, Marks marks) {
   const int64_t from = (int64_t{blockIdx.x} * kSplitThreads + threadIdx.x) * a.part;
   if (from >= a.size) return;
   const uint8_t* end = a.text + a.size;
