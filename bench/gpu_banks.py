@@ -230,6 +230,7 @@ def cases(family: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
 
 def _bpe_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     ids = _labels(3000, 40)[0].to(torch.int32 if dtype == torch.bfloat16 else torch.int64)
+    yield lambda: bpe.split(_labels(3000, 128)[0].to(torch.uint8), "cl100k")
     yield lambda: bpe.count_pairs(ids, torch.tensor([0, 1000, 3000]), torch.tensor([2, 3]))
 
 

@@ -632,6 +632,12 @@ def _pair_counts() -> dict[str, Cost]:
     }
 
 
+def _pieces() -> dict[str, Cost]:
+    """The pieces of 64 MiB of text, 4.7 bytes each. What prefix sums cost is in `_pair_counts`."""
+    size = 64 << 20
+    return {"mark_pieces_kernel": Cost(f"N={size}", 2 * size)}
+
+
 COSTS: dict[str, Cost] = {
     **_rows(),
     **_matching(),
@@ -661,4 +667,5 @@ COSTS: dict[str, Cost] = {
     **_attention_around(),
     **_attention_parts(),
     **_pair_counts(),
+    **_pieces(),
 }
