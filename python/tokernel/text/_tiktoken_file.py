@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tiktoken's rank files: a line `base64 SPACE rank` for each token."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tokernel.kernels import bpe
+from tokernel.text import _atomic, _registry
+from tokernel.text._atomic import PathLike
+from tokernel.text._errors import FormatError
+from tokernel.text._front import Front, PatternStep
+from tokernel.text._specials import from_dict
+from tokernel.text._state import State, tokens_of
+from tokernel.text.pretokenizer import Pattern
+
+
+def load(
+    path: PathLike,
+    pat_str: str | None,
+    special_tokens: Mapping[str, int] | None,
+    name: str | None,
+    explicit_n_vocab: int | None,
+) -> State:
+    """The state of a file; what is not given comes from its hash, if that is known."""
+    data = Path(path).read_bytes()
+    known = None
+    if pat_str is None:
+        file = _registry.known_file(data)
+        if file is None:
+            raise ValueError(
+                f"from_tiktoken: {str(path)!r} is no published rank file; pass its pat_str (a regex, or one of gpt2, "
+                f"cl100k, o200k, qwen2, tekken, none) and special_tokens"
+            )
+        known = _registry.ENCODINGS[file]
+        name, pat_str = name or file, known.pattern
+    specials = special_tokens if special_tokens is not None else known.special_tokens if known else {}
+    state = parse(data, str(path), pat_str, specials, name or Path(path).stem)
+    count = state.vocab.size + len(specials)
+    if explicit_n_vocab is not None and explicit_n_vocab != count:
+        raise FormatError(f"{path}: explicit_n_vocab is {explicit_n_vocab}, but there are {count} tokens")
+    return state
+
+
+def parse(data: bytes, where: str, pattern: str, special_tokens: Mapping[str, int], name: str) -> State:
+    """The state of a file's content."""
+    added = from_dict(special_tokens)
+    flat, offsets, ranks = bpe.parse_tiktoken_file(data, where)
+    _check_gaps(ranks, special_tokens, where)
+    vocab = bpe.Vocab((flat, offsets), ranks)
+    return State(name, vocab, Front([PatternStep(Pattern(pattern))]), added)
