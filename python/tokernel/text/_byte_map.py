@@ -26,7 +26,7 @@ CHAR_TO_BYTE: dict[str, int] = {c: b for b, c in enumerate(BYTE_TO_CHAR)}
 # The bytes in the order of GPT-2's ids 0..255, and of the alphabet that HF's trainer starts from.
 ALPHABET: tuple[int, ...] = (*_SAME, *_MOVED)
 
-_TO_CHAR = {b: c for b, c in enumerate(BYTE_TO_CHAR)}
+_TO_CHAR = dict(enumerate(BYTE_TO_CHAR))
 _NO_BYTE = 256
 _TABLE = np.full(1 << 16, _NO_BYTE, np.uint16)
 _TABLE[[ord(c) for c in BYTE_TO_CHAR]] = np.arange(256, dtype=np.uint16)
@@ -51,7 +51,7 @@ def is_mapped(token: str) -> bool:
 
 
 def bytes_of_all(tokens: Sequence[str], field: str) -> tuple[Bytes, Offsets]:
-    """The bytes of many tokens at once: flat, with offsets; FormatError names the first that holds another character."""
+    """The bytes of many tokens at once: flat, with offsets; FormatError names one with another character."""
     offsets = np.zeros(len(tokens) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, tokens), np.int64, len(tokens)), out=offsets[1:])
     units = np.frombuffer("".join(tokens).encode("utf-16-le", "surrogatepass"), np.uint16)

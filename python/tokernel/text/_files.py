@@ -47,7 +47,11 @@ class Files:
 
     @classmethod
     def from_hf(
-        cls, source: PathLike | Mapping[str, Any] | tuple[PathLike, PathLike], *, name: str | None = None, **options: Any
+        cls,
+        source: PathLike | Mapping[str, Any] | tuple[PathLike, PathLike],
+        *,
+        name: str | None = None,
+        **options: Any,
     ) -> Encoding:
         """Read a `tokenizer.json` (a path, or its parsed content), or a pair of paths (`vocab.json`, `merges.txt`).
 

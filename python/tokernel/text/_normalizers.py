@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class Normalizer:
             index = np.arange(len(text), dtype=np.int64)
             return done, index, index + 1
         cuts = _clusters(text)
-        parts = [self.apply(text[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+        parts = [self.apply(text[a:b]) for a, b in itertools.pairwise(cuts)]
         if "".join(parts) != done:  # a prefix, a strip, a pattern over several characters
             return done, *_whole(text, done)
         size = [len(p) for p in parts]

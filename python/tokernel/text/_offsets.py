@@ -15,9 +15,7 @@ from tokernel.text.pretokenizer import characters_before
 Index = npt.NDArray[np.int64]
 
 
-def encode(
-    state: State, text: str, allowed: AbstractSet[str] | None, unit: str, trim: bool
-) -> tuple[list[int], Index]:
+def encode(state: State, text: str, allowed: AbstractSet[str] | None, unit: str, trim: bool) -> tuple[list[int], Index]:
     """Ids, and (N, 2) spans in the text."""
     if unit not in ("byte", "char"):
         raise ValueError(f'encode_with_offsets: unit: expected "byte" or "char", got {unit!r}')

@@ -74,7 +74,7 @@ def list_encoding_names() -> list[str]:
     return list(ENCODINGS)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def get_encoding(name: str) -> Encoding:
     """The encoding of a name, as tiktoken's: gpt2, r50k_base, p50k_base, p50k_edit, cl100k_base, o200k_base,
     o200k_harmony.

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -52,7 +51,7 @@ class Finder:
         self._by_content = {written: t for t in tokens if (written := normalize(t.content))}
         self._regex = alternation(frozenset(self._by_content))
         # Most texts hold no token: a search for what all tokens begin with says so at the speed of memchr.
-        self._prefix = os.path.commonprefix(list(self._by_content))
+        self._prefix = _common_prefix(self._by_content)
         self._plain = not any(t.lstrip or t.rstrip or t.single_word for t in tokens)
 
     def may_be_in(self, text: str) -> bool:
@@ -91,6 +90,13 @@ class Finder:
         if begin < len(text):
             out.append(Segment(begin, len(text), None))
         return out
+
+
+def _common_prefix(texts: Collection[str]) -> str:
+    if not texts:
+        return ""
+    first, last = min(texts), max(texts)
+    return next((first[:i] for i, char in enumerate(first) if char != last[i]), first)
 
 
 def _inside_a_word(text: str, start: int, end: int) -> bool:
@@ -132,9 +138,13 @@ def unique(tokens: Sequence[AddedToken]) -> Iterator[AddedToken]:
         if not isinstance(token.content, str) or not token.content:
             raise ValueError(f"Encoding: special token {token.id}: expected a text, got {token.content!r}")
         if contents.setdefault(token.content, token.id) != token.id:
-            raise ValueError(f"Encoding: {token.content!r} is two special tokens, {contents[token.content]} and {token.id}")
+            raise ValueError(
+                f"Encoding: {token.content!r} is two special tokens, {contents[token.content]} and {token.id}"
+            )
         if ids.setdefault(token.id, token.content) != token.content:
-            raise ValueError(f"Encoding: special tokens {ids[token.id]!r} and {token.content!r} have one id, {token.id}")
+            raise ValueError(
+                f"Encoding: special tokens {ids[token.id]!r} and {token.content!r} have one id, {token.id}"
+            )
         yield token
 
 

@@ -77,6 +77,12 @@ class State:
         """Of the vocabulary without added tokens."""
         return int(tokens_of(self.vocab)[2].max(initial=0))
 
+    @property
+    def merges(self) -> npt.NDArray[np.int64] | None:
+        """(M, 3) ids of left, right and result; None for a vocabulary of ranks."""
+        merges = self.vocab.merges
+        return None if merges is None else np.asarray(merges, np.int64)
+
     def mergeable_ranks(self) -> dict[bytes, int]:
         """Token to id."""
         data, offsets, ids = tokens_of(self.vocab)

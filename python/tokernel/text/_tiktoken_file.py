@@ -53,3 +53,37 @@ def parse(data: bytes, where: str, pattern: str, special_tokens: Mapping[str, in
     _check_gaps(ranks, special_tokens, where)
     vocab = bpe.Vocab((flat, offsets), ranks)
     return State(name, vocab, Front([PatternStep(Pattern(pattern))]), added)
+
+
+def save(state: State, path: PathLike) -> None:
+    """Write the vocabulary of a state; see Encoding.save_tiktoken."""
+    check_ids_order_merges(state)
+    data, offsets, ids = tokens_of(state.vocab)
+    whole, ends = data.tobytes(), offsets.tolist()
+    order = np.argsort(ids, kind="stable").tolist()
+    lines = [b"%s %d\n" % (base64.b64encode(whole[ends[i] : ends[i + 1]]), ids[i]) for i in order]
+    _atomic.write(path, b"".join(lines))
+
+
+def check_ids_order_merges(state: State) -> None:
+    """ValueError unless merging by the smallest id gives what the merge list gives."""
+    merges = state.merges
+    if merges is None:
+        return
+    results = merges[:, 2]
+    if (np.diff(results) <= 0).any():
+        at = int(np.argmax(np.diff(results) <= 0)) + 1
+        raise ValueError(
+            f"save_tiktoken: {state.name!r}: merge {at} makes token {results[at]} after token {results[at - 1]}; a "
+            f"rank file cannot say that ids are not the order of merging"
+        )
+
+
+def _check_gaps(ranks: np.ndarray[tuple[int], np.dtype[np.int64]], specials: Mapping[str, int], where: str) -> None:
+    present = np.zeros(int(ranks.max(initial=-1)) + 1, bool)
+    present[ranks] = True
+    taken = [i for i in specials.values() if i < present.size]
+    present[taken] = True
+    if not present.all():
+        missing = int(np.argmin(present))
+        raise FormatError(f"{where}: no token has rank {missing}, but ranks go to {present.size - 1}")

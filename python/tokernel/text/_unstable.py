@@ -23,7 +23,7 @@ def completions(encoding: Encoding, tokens: list[int], last: bytes) -> tuple[lis
     own = encoding.encode_ordinary(last.decode("utf-8"))
     stable, unstable = stable_prefix(encoding, own, last)
     stable = tokens[: len(tokens) - len(own)] + stable
-    found = {(token,) for token in bpe.tokens_with_prefix(encoding.vocab, unstable).tolist()}
+    found: set[tuple[int, ...]] = {(token,) for token in bpe.tokens_with_prefix(encoding.vocab, unstable).tolist()}
     for cut in range(1, len(unstable)):
         head = unstable[:cut]
         for token in bpe.tokens_with_prefix(encoding.vocab, unstable[cut:]).tolist():

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,7 @@ from tokernel.text._decode import Decoding
 from tokernel.text._errors import UnknownTokenError
 from tokernel.text._files import Files
 from tokernel.text._front import Front, PatternStep
-from tokernel.text._specials import ALL, AddedToken, check_disallowed, from_dict
+from tokernel.text._specials import ALL, check_disallowed, from_dict
 from tokernel.text._state import State
 from tokernel.text.pretokenizer import Pattern
 
@@ -169,7 +170,7 @@ class Encoding(Decoding, Files):
             fixed = [_bytes_input.repaired(str(t)) for t in text]
             ids, offsets = bpe.encode_batch(self.vocab, fixed, self._scanner, threads=num_threads)
         flat, ends = ids.tolist(), offsets.tolist()
-        return [flat[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+        return [flat[a:b] for a, b in itertools.pairwise(ends)]
 
     def encode_batch(
         self,
@@ -186,7 +187,9 @@ class Encoding(Decoding, Files):
         for t, is_plain in zip(text, plain, strict=True):
             if is_plain:
                 check_disallowed(str(t), self._specials, allowed, disallowed, self._state.may_hold_added)
-        whole = iter(self.encode_ordinary_batch([t for t, p in zip(text, plain, strict=True) if p], num_threads=num_threads))
+        whole = iter(
+            self.encode_ordinary_batch([t for t, p in zip(text, plain, strict=True) if p], num_threads=num_threads)
+        )
         return [
             next(whole)
             if is_plain
@@ -313,7 +316,7 @@ class Encoding(Decoding, Files):
 
     @staticmethod
     def _frozen(disallowed: Disallowed) -> Literal["all"] | frozenset[str]:
-        return ALL if isinstance(disallowed, str) and disallowed == ALL else frozenset(disallowed)
+        return "all" if isinstance(disallowed, str) else frozenset(disallowed)
 
     def _checked(self, text: Any, allowed: Allowed, disallowed: Disallowed) -> str:
         if not isinstance(text, str):
@@ -330,7 +333,7 @@ class Encoding(Decoding, Files):
             if errors == "tiktoken":
                 return np.array(_bytes_input.encode_guessing(self, data), np.int32)
             if errors != "replace":
-                raise ValueError(f'encode: errors: expected one of {", ".join(_bytes_input.ERRORS)}, got {errors!r}')
+                raise ValueError(f"encode: errors: expected one of {', '.join(_bytes_input.ERRORS)}, got {errors!r}")
             text = data.decode("utf-8", "replace")
         allowed = self._allowed(allowed)
         check_disallowed(text, self._specials, allowed, disallowed, self._state.may_hold_added)

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face's tokenizer.json, where it holds byte-level BPE."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokernel.kernels import bpe
+from tokernel.text import _normalizers, _steps, _template
+from tokernel.text._atomic import PathLike
+from tokernel.text._byte_map import BYTE_TO_CHAR, bytes_of_all, is_mapped
+from tokernel.text._errors import FormatError
+from tokernel.text._front import Front
+from tokernel.text._specials import AddedToken, unique
+from tokernel.text._state import State
+
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
+
+
+def load(source: PathLike | Mapping[str, Any], name: str | None) -> State:
+    """The state of a file, or of its parsed content."""
+    if isinstance(source, Mapping):
+        return parse(source, "tokenizer.json", name or "tokenizer.json")
+    path = Path(source)
+    path = path / "tokenizer.json" if path.is_dir() else path
+    return parse(read_json(path), str(path), name or path.parent.name or path.stem)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; FormatError names the line of what is no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: not UTF-8 (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise FormatError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from None
+
+
+def parse(content: Any, where: str, name: str) -> State:
+    """The state of the parsed content."""
+    if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
+        raise FormatError(f"{where}: model: missing; expected a tokenizer.json")
+    try:
+        added = _added(content.get("added_tokens") or [])
+        decoder = content.get("decoder")
+        if decoder is not None and decoder.get("type") != "ByteLevel":
+            raise FormatError(f"decoder: {decoder.get('type')!r} is not supported; expected ByteLevel")
+        vocab = _model(content["model"], {t.content: t.id for t in added})
+        steps = _steps.parse(content.get("pre_tokenizer"), "pre_tokenizer")
+        normalizer = _normalizers.parse(content.get("normalizer"), "normalizer")
+        template = _template.parse(content.get("post_processor"))
+    except FormatError as error:
+        raise FormatError(f"{where}: {error}") from None
+    return State(name, vocab, Front(steps, normalizer, content.get("pre_tokenizer")), added, template)
+
+
+def _added(items: Sequence[Mapping[str, Any]]) -> tuple[AddedToken, ...]:
+    tokens = []
+    for i, item in enumerate(items):
+        content, token = item.get("content"), item.get("id")
+        if not isinstance(content, str) or not isinstance(token, int) or token < 0:
+            raise FormatError(f"added_tokens[{i}]: expected a content and an id >= 0, got {content!r} and {token!r}")
+        flags = {flag: bool(item.get(flag, False)) for flag in _FLAGS}
+        tokens.append(AddedToken(content, token, bool(item.get("special", False)), **flags))
+    try:
+        return tuple(unique(tokens))
+    except ValueError as error:
+        raise FormatError(f"added_tokens: {error}") from None
+
+
+def _model(model: Mapping[str, Any], added: Mapping[str, int]) -> bpe.Vocab:
+    kind = model.get("type", "BPE")
+    if kind != "BPE":
+        raise FormatError(f"model.type: {kind!r} is not supported; expected BPE")
+    if model.get("dropout"):
+        raise FormatError(f"model.dropout: {model['dropout']} is not supported; expected null")
+    for field in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(field):
+            raise FormatError(f"model.{field}: {model[field]!r} is not supported; expected none")
+    vocab = model.get("vocab")
+    if not isinstance(vocab, Mapping):
+        raise FormatError("model.vocab: missing; expected an object of tokens")
+    missing = [b for b, char in enumerate(BYTE_TO_CHAR) if char not in vocab]
+    if missing and (model.get("unk_token") or model.get("byte_fallback")):
+        field = "unk_token" if model.get("unk_token") else "byte_fallback"
+        raise FormatError(
+            f"model.{field}: not supported for a vocabulary without all bytes (byte {missing[0]:#04x} is none)"
+        )
+    return build(vocab, model.get("merges") or [], added, "model.", bool(model.get("ignore_merges")), bool(missing))
+
+
+def build(
+    vocab: Mapping[str, int], merges: Sequence[Any], added: Mapping[str, int], prefix: str, whole: bool, drop: bool
+) -> bpe.Vocab:
+    """The vocabulary of strings in the byte alphabet; entries that are added tokens are left out of it."""
+    for content, token in added.items():
+        if vocab.get(content, token) != token:
+            raise FormatError(f"added_tokens: {content!r} has id {token}, but {vocab[content]} in {prefix}vocab")
+    used = _used(merges) if added else frozenset()
+    tokens = [t for t in vocab if t not in added or (t in used and is_mapped(t))]
+    flat, offsets = bytes_of_all(tokens, f"{prefix}vocab")
+    ids = [vocab[t] for t in tokens]
+    if not all(type(i) is int and 0 <= i < 2**31 for i in ids):
+        wrong = next(t for t in tokens if type(vocab[t]) is not int or not 0 <= vocab[t] < 2**31)
+        raise FormatError(f"{prefix}vocab: {wrong!r}: expected an id >= 0, got {vocab[wrong]!r}")
+    triples = _triples(vocab, merges, prefix)
+    try:
+        return bpe.Vocab(
+            (flat, offsets),
+            np.array(ids, np.int64),
+            triples,
+            whole_piece=whole,
+            missing="drop" if drop else "error",
+        )
+    except ValueError as error:
+        raise FormatError(f"{prefix}vocab: {error}") from None
+
+
+def _pair(merge: Any) -> tuple[str, str]:
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(p, str) and p for p in parts):
+        raise ValueError(merge)
+    return parts[0], parts[1]
+
+
+def _used(merges: Sequence[Any]) -> frozenset[str]:
+    """The results of merges."""
+    return frozenset(m.replace(" ", "") if isinstance(m, str) else "".join(m) for m in merges)
+
+
+def _triples(vocab: Mapping[str, int], merges: Sequence[Any], prefix: str) -> np.ndarray[tuple[int, int], Any]:
+    out = np.empty((len(merges), 3), np.int64)
+    for i, merge in enumerate(merges):
+        try:
+            left, right = _pair(merge)
+        except ValueError:
+            raise FormatError(f"{prefix}merges[{i}]: expected two tokens, got {merge!r}") from None
+        try:
+            out[i] = vocab[left], vocab[right], vocab[left + right]
+        except KeyError as error:
+            raise FormatError(f"{prefix}merges[{i}]: token {error.args[0]!r} is not in {prefix}vocab") from None
+    return out
