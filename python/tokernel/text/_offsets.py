@@ -34,11 +34,17 @@ def encode(state: State, text: str, allowed: AbstractSet[str] | None, unit: str,
         spans.append(inner + begin)
     out = np.concatenate(spans)
     if unit == "char" and len(out):
-        empty = out[:, 0] == out[:, 1]
-        first = count[np.minimum(out[:, 0] + 1, count.size - 1)] - 1
-        last = np.where(empty, first, count[out[:, 1]])
-        out = np.stack([np.where(empty, count[out[:, 0]], first), np.where(empty, count[out[:, 0]], last)], axis=1)
+        # A space that was put there stands for nothing; in characters it reports the one that it stands before.
+        empty = (out[:, 0] == out[:, 1]) & trim
+        last = np.maximum(count[out[:, 1]], count[np.minimum(out[:, 0] + 1, count.size - 1)])
+        out = np.stack([np.where(empty, count[out[:, 0]], _char_of(count, out[:, 0])), last], axis=1)
+        out[empty, 1] = out[empty, 0]
     return ids, out
+
+
+def _char_of(count: Index, byte: Index) -> Index:
+    """The character that each byte is part of."""
+    return count[np.minimum(byte + 1, count.size - 1)] - 1
 
 
 def _segment(
@@ -107,7 +113,6 @@ def _trimmed(span: Index, data: bytes, spaced: bool, first: bool) -> Index:
     ahead = np.minimum.accumulate(np.append(np.where(blank, blank.size, at[:-1]), blank.size)[::-1])[::-1]
     behind = np.maximum.accumulate(np.concatenate([[0], np.where(blank, 0, at[:-1] + 1)]))
     begin = np.minimum(ahead[span[:, 0]], span[:, 1])
-    end = np.maximum(behind[span[:, 1]], begin)
     if first and spaced and len(span) and begin[0] > span[0, 0]:
         begin[0] -= 1
-    return np.stack([begin, end], axis=1)
+    return np.stack([begin, np.maximum(behind[span[:, 1]], begin)], axis=1)
