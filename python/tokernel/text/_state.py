@@ -133,4 +133,4 @@ class State:
 def tokens_of(vocab: bpe.Vocab) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The tokens of a vocabulary: bytes one after the other, offsets, ids."""
     tables = vocab.tables()
-    return tables["bytes"], tables["offsets"].astype(np.int64), tables["ids"].astype(np.int64)
+    return tables["token_bytes"], tables["token_offsets"].astype(np.int64), tables["ids"].astype(np.int64)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokernel.kernels import bpe
-from tokernel.text import _bytes_input, _offsets, _unstable
+from tokernel.text import _bytes_input, _offsets, _registry, _unstable
 from tokernel.text._decode import Decoding
 from tokernel.text._errors import UnknownTokenError
 from tokernel.text._files import Files
@@ -67,7 +67,10 @@ class Encoding(Decoding, Files):
     ) -> None:
         if not mergeable_ranks:
             raise ValueError("Encoding: mergeable_ranks: expected at least one token, got none")
-        vocab = bpe.Vocab(list(mergeable_ranks), list(mergeable_ranks.values()))
+        ids = np.array(list(mergeable_ranks.values()))
+        if ids.dtype.kind != "i":
+            raise TypeError(f"Encoding: mergeable_ranks: expected integer ranks, got {ids.dtype}")
+        vocab = bpe.Vocab(list(mergeable_ranks), ids)
         self._set(State(name, vocab, Front([PatternStep(Pattern(pat_str))]), from_dict(special_tokens)))
         count = len(mergeable_ranks) + len(special_tokens)
         if explicit_n_vocab and explicit_n_vocab != count:
@@ -99,7 +102,9 @@ class Encoding(Decoding, Files):
         return f"<Encoding {self.name!r}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Encoding._of, (self._state,)
+        if _registry.is_named(self):
+            return _registry.get_encoding, (self.name,)
+        return _restore, (self._state,)
 
     # To ids
 
@@ -346,3 +351,7 @@ class Encoding(Decoding, Files):
         if self._scanner is not None and self._one_part and not (allowed and self._state.may_hold_added(text)):
             return bpe.encode(self.vocab, text, self._scanner)
         return self._state.encode(text, allowed)
+
+
+def _restore(state: State) -> Encoding:
+    return Encoding._of(state)
