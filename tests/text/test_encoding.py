@@ -140,7 +140,6 @@ def test_batch_mixes_plain_texts_bytes_and_specials():
         ({"mergeable_ranks": {}}, "at least one token"),
         ({"special_tokens": {"": 300}}, "expected a text"),
         ({"special_tokens": {"<a>": 97}}, "has the id 97 of token b'a'"),
-        ({"special_tokens": {"<a>": 300, "<b>": 300}}, "have one id, 300"),
         ({"special_tokens": {"<a>": -1}}, "expected an id >= 0"),
         ({"explicit_n_vocab": 300}, "there are 256 tokens"),
         ({"special_tokens": {"<a>": 300}, "explicit_n_vocab": 257}, "ids go to 300"),

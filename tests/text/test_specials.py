@@ -75,6 +75,12 @@ def test_ids_may_be_anywhere():
     assert [enc.is_special_token(i) for i in (97, 256)] == [False, True]
 
 
+def test_two_special_tokens_may_share_an_id():
+    enc = with_specials(**{"<s>": 300, "<t>": 300})
+    assert enc.encode("<s><t>", allowed_special="all") == [300, 300]
+    assert enc.decode([300]) == "<s>"
+
+
 def test_offsets_count_special_tokens():
     enc = with_specials(**{"<é>": 300})
     ids, spans = enc.encode_with_offsets("a<é>b", allowed_special="all")

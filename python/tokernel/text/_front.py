@@ -41,7 +41,7 @@ class PatternStep:
     pattern: Pattern
 
     def cut(self, piece: str) -> list[Piece]:
-        return [Piece(a, b) for a, b in self.pattern.spans(piece)]
+        return [Piece(a, b) for a, b in self.pattern.spans(piece) if a < b]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class SplitStep:
             end = b
         if end < len(piece):
             parts.append((end, len(piece), self.invert))
-        return [Piece(a, b) for a, b in _grouped(parts, self.behavior)]
+        return [Piece(a, b) for a, b in _grouped(parts, self.behavior) if a < b]
 
 
 def _grouped(parts: list[tuple[int, int, bool]], behavior: str) -> list[tuple[int, int]]:

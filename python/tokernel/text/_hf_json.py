@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def load(source: PathLike | Mapping[str, Any], name: str | None) -> State:
     """The state of a file, or of its parsed content."""
     if isinstance(source, Mapping):
         return parse(source, "tokenizer.json", name or "tokenizer.json")
+    if not isinstance(source, str | os.PathLike):
+        raise FormatError(f"from_hf: expected a path, a pair of paths or an object, got {type(source).__name__}")
     path = Path(source)
     path = path / "tokenizer.json" if path.is_dir() else path
     return parse(read_json(path), str(path), name or path.parent.name or path.stem)

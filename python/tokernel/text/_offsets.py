@@ -88,7 +88,7 @@ def _part(state: State, text: str, trim: bool, first: bool) -> tuple[list[int], 
         ids, token_ends = bpe.encode(state.vocab, whole, state.front.scanner, offsets=True)
     else:
         ids, token_ends = bpe.encode(state.vocab, whole, ends=ends, offsets=True)
-    span = np.stack([np.concatenate([np.zeros(1, np.int64), token_ends[:-1]]), token_ends], axis=1)[: len(token_ends)]
+    span = np.stack([np.append(np.zeros(1, np.int64), token_ends)[: len(token_ends)], token_ends], axis=1)
     begin, end = state.front.origin(text)
     kept = _trimmed(span, whole, state.front.spaces_first, first) if trim else span
     return ids.tolist(), _through(kept, begin, end)

@@ -131,20 +131,14 @@ def refuse(token: str) -> NoReturn:
 
 
 def unique(tokens: Sequence[AddedToken]) -> Iterator[AddedToken]:
-    """The tokens, checked: contents and ids differ, and none is empty."""
-    contents: dict[str, int] = {}
-    ids: dict[int, str] = {}
+    """The tokens, checked: contents differ, and none is empty. Two may share an id, as in o200k_harmony; decoding gives
+    the first."""
+    ids: dict[str, int] = {}
     for token in tokens:
         if not isinstance(token.content, str) or not token.content:
             raise ValueError(f"Encoding: special token {token.id}: expected a text, got {token.content!r}")
-        if contents.setdefault(token.content, token.id) != token.id:
-            raise ValueError(
-                f"Encoding: {token.content!r} is two special tokens, {contents[token.content]} and {token.id}"
-            )
-        if ids.setdefault(token.id, token.content) != token.content:
-            raise ValueError(
-                f"Encoding: special tokens {ids[token.id]!r} and {token.content!r} have one id, {token.id}"
-            )
+        if ids.setdefault(token.content, token.id) != token.id:
+            raise ValueError(f"Encoding: {token.content!r} is two special tokens, {ids[token.content]} and {token.id}")
         yield token
 
 

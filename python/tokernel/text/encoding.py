@@ -90,7 +90,7 @@ class Encoding(Decoding, Files):
         self.name = state.name
         self.vocab = state.vocab
         self._added = state.added
-        self._added_bytes = {t.id: t.content.encode() for t in state.added}
+        self._added_bytes = {t.id: t.content.encode() for t in reversed(state.added)}
         self._special_ids = frozenset(t.id for t in state.added if t.special)
         self._specials = frozenset(t.content for t in state.added if t.special)
         self._scanner = state.scanner

@@ -102,9 +102,15 @@ class Pattern:
         return _restore, (self.regex, self.dialect)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Start and end, in characters, of every match; what lies between matches belongs to none."""
+        """Start and end, in characters, of every match, empty ones too unless right behind another; what lies between
+        matches belongs to none."""
         if self._compiled is not None:
-            return [m.span() for m in self._compiled.finditer(text) if m.end() > m.start()]
+            spans, last = [], -1
+            for match in self._compiled.finditer(text):
+                if match.start() != match.end() or match.start() != last:
+                    spans.append(match.span())
+                last = match.end()
+            return spans
         data, ends = self.pieces(text)
         if not text.isascii():
             ends = characters_before(data)[ends]
