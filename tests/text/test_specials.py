@@ -93,13 +93,14 @@ def test_many_near_matches_take_linear_time():
     enc = published("cl100k_base")
 
     def seconds(size: int) -> float:
-        text = "<|endoftex" * size
-        start = time.perf_counter()
-        enc.encode(text)
-        return time.perf_counter() - start
+        text, best = "<|endoftex" * size, 1e9
+        for _ in range(3):
+            start = time.perf_counter()
+            enc.encode(text)
+            best = min(best, time.perf_counter() - start)
+        return best
 
-    seconds(100)
-    assert seconds(40_000) < 60 * max(seconds(2_000), 1e-4)
+    assert seconds(40_000) < 50 * seconds(4_000)  # ten times as long; quadratic would be a hundred
 
 
 def hf(*tokens: dict, **changes: object) -> Encoding:

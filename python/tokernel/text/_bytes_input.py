@@ -31,6 +31,14 @@ def clean(text: str) -> str:
     return text
 
 
+def repaired_or_raise(text: str) -> str:
+    """Inside of an `except`: the repaired text if it needed that, else the error again."""
+    fixed = clean(text)
+    if fixed is text:
+        raise
+    return fixed
+
+
 def as_bytes(text: Any, op: str) -> bytes:
     """The bytes of a bytes-like object; TypeError for anything else."""
     if isinstance(text, bytes):

@@ -80,8 +80,7 @@ class State:
     @property
     def merges(self) -> npt.NDArray[np.int64] | None:
         """(M, 3) ids of left, right and result; None for a vocabulary of ranks."""
-        merges = self.vocab.merges
-        return None if merges is None else np.asarray(merges, np.int64)
+        return None if self.vocab.ranked else self.vocab.tables()["merges"].astype(np.int64)
 
     def mergeable_ranks(self) -> dict[bytes, int]:
         """Token to id."""

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import binascii
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -49,10 +51,44 @@ def load(
 def parse(data: bytes, where: str, pattern: str, special_tokens: Mapping[str, int], name: str) -> State:
     """The state of a file's content."""
     added = from_dict(special_tokens)
-    flat, offsets, ranks = bpe.parse_tiktoken_file(data, where)
-    _check_gaps(ranks, special_tokens, where)
-    vocab = bpe.Vocab((flat, offsets), ranks)
+    tokens, ranks = _lines(data, where)
+    _check_gaps(np.array(ranks, np.int64), special_tokens, where)
+    vocab = bpe.Vocab(tokens, np.array(ranks, np.int64))
     return State(name, vocab, Front([PatternStep(Pattern(pattern))]), added)
+
+
+def _lines(data: bytes, where: str) -> tuple[list[bytes], list[int]]:
+    tokens: list[bytes] = []
+    ranks: list[int] = []
+    decode, encode, digits = binascii.a2b_base64, binascii.b2a_base64, bytes.isdigit
+    for number, line in enumerate(data.splitlines(), 1):
+        if not line:
+            continue
+        encoded, _, rank = line.partition(b" ")
+        try:
+            token = decode(encoded)
+        except binascii.Error as error:
+            raise FormatError(f"{where}: line {number}: not base64: {encoded!r} ({error})") from None
+        if encode(token, newline=False) != encoded:  # decoding passes over what is none
+            raise FormatError(f"{where}: line {number}: not base64: {encoded!r}")
+        if not token or not digits(rank) or len(rank) > 9:
+            raise FormatError(f"{where}: line {number}: expected a token in base64, a space and a rank, got {line!r}")
+        tokens.append(token)
+        ranks.append(int(rank))
+    if not tokens:
+        raise FormatError(f"{where}: holds no token")
+    for kind, values in (("token", tokens), ("rank", ranks)):
+        if len(set(values)) < len(values):  # type: ignore[arg-type]
+            _name_repeated(kind, values, where)
+    return tokens, ranks
+
+
+def _name_repeated(kind: str, values: Sequence[object], where: str) -> NoReturn:
+    first: dict[object, int] = {}
+    for number, value in enumerate(values, 1):
+        if (before := first.setdefault(value, number)) != number:
+            raise FormatError(f"{where}: line {number}: {kind} {value!r} is that of line {before} too")
+    raise AssertionError("no value is repeated")
 
 
 def save(state: State, path: PathLike) -> None:

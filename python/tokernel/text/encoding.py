@@ -117,8 +117,8 @@ class Encoding(Decoding, Files):
         if self._scanner is not None and self._one_part and type(text) is str:  # the common case, kept short
             try:
                 return bpe.encode(self.vocab, text, self._scanner).tolist()
-            except UnicodeEncodeError:
-                text = _bytes_input.repaired(text)
+            except ValueError:
+                text = _bytes_input.repaired_or_raise(text)
         return self._array(text, _NONE, _NONE, errors).tolist()
 
     def encode(
@@ -171,8 +171,10 @@ class Encoding(Decoding, Files):
             return [self.encode_ordinary(t, errors=errors) for t in text]
         try:
             ids, offsets = bpe.encode_batch(self.vocab, list(text), self._scanner, threads=num_threads)
-        except UnicodeEncodeError:
-            fixed = [_bytes_input.repaired(str(t)) for t in text]
+        except ValueError:
+            fixed = [_bytes_input.clean(str(t)) for t in text]
+            if fixed == list(text):
+                raise
             ids, offsets = bpe.encode_batch(self.vocab, fixed, self._scanner, threads=num_threads)
         flat, ends = ids.tolist(), offsets.tolist()
         return [flat[a:b] for a, b in itertools.pairwise(ends)]
@@ -253,6 +255,8 @@ class Encoding(Decoding, Files):
 
     def count_till_limit(self, text: Text, limit: int) -> int | None:
         """How many ids `encode_ordinary` gives, or None if they are more than `limit`; stops when that is clear."""
+        if limit < 0:
+            return None
         if self._scanner is not None and self._one_part and isinstance(text, str):
             return bpe.count_till_limit(self.vocab, _bytes_input.clean(text), limit, self._scanner)
         count = len(self.encode_ordinary(text))
@@ -344,8 +348,8 @@ class Encoding(Decoding, Files):
         check_disallowed(text, self._specials, allowed, disallowed, self._state.may_hold_added)
         try:
             return self._parts_array(text, allowed)
-        except UnicodeEncodeError:
-            return self._parts_array(_bytes_input.repaired(text), allowed)
+        except ValueError:
+            return self._parts_array(_bytes_input.repaired_or_raise(text), allowed)
 
     def _parts_array(self, text: str, allowed: AbstractSet[str]) -> npt.NDArray[np.int32]:
         if self._scanner is not None and self._one_part and not (allowed and self._state.may_hold_added(text)):
