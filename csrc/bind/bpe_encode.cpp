@@ -87,8 +87,9 @@ void add_slices(TextArgs& args, py::handle texts, py::handle bounds_) {
 }
 
 // `texts` is a sequence, or, with offsets, all of them in one array.
-std::unique_ptr<IdArray> encode_texts(py::handle vocab, py::handle texts, py::handle bounds, std::string_view pattern, py::handle ends,
-                                      py::handle ends_of, py::handle offsets, py::handle threads, int64_t part) {
+std::unique_ptr<IdArray> encode_texts(py::handle vocab, py::handle texts, py::handle bounds, std::string_view pattern,
+                                      py::handle ends, py::handle ends_of, py::handle offsets, py::handle threads,
+                                      int64_t part) {
   TextArgs args("encode_batch");
   if (bounds.is_none()) {
     args.add_all("texts", texts);
@@ -108,6 +109,19 @@ std::unique_ptr<IdArray> encode_text(py::handle vocab, py::handle text, std::str
   EncodeOptions options;
   options.part = part;
   return encode("encode", vocab, args, pattern, ends, ends_of, py::none(), options);
+}
+
+// What a caller that wants a list would make of it, without an array in between.
+py::list encode_list(py::handle vocab, py::handle text, std::string_view pattern) {
+  const auto found = encode_text(vocab, text, pattern, py::none(), py::none(), 0);
+  const bpe::IdBuffer& ids = found->ids;
+  py::list list(static_cast<size_t>(ids.size()));
+  for (int64_t i = 0; i < ids.size(); ++i) {
+    PyObject* id = PyLong_FromLong(ids.data()[i]);
+    if (!id) throw py::error_already_set();
+    PyList_SET_ITEM(list.ptr(), i, id);
+  }
+  return list;
 }
 
 // -1: more than the limit. A text that is far longer than the limit is not encoded to its end.
@@ -282,6 +296,7 @@ std::unique_ptr<IdArray> prefix_tokens(py::handle vocab_, py::handle piece_) {
 
 void bind_bpe_encode(py::module_& m) {
   m.def("encode_text", &encode_text);
+  m.def("encode_list", &encode_list);
   m.def("encode_texts", &encode_texts);
   m.def("encode_piece", &encode_piece);
   m.def("decode", &decode);

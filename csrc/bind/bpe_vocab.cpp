@@ -77,6 +77,14 @@ py::dict vocab_tables(const bpe::Vocab& vocab) {
   return tables;
 }
 
+// How each token comes about, numbered as in the tables: (left, right, order) as raw memory.
+py::tuple vocab_history(const bpe::Vocab& vocab) {
+  const bpe::History& history = vocab.history();
+  return py::make_tuple(bytes_of(history.left.data(), history.left.size()),
+                        bytes_of(history.right.data(), history.right.size()),
+                        bytes_of(history.order.data(), history.order.size()));
+}
+
 int32_t token_or_fail(const bpe::Vocab& vocab, const char* op, const char* name, int64_t id) {
   const int32_t token = vocab.token_of(id);
   if (token != bpe::kNoToken) return token;
@@ -134,6 +142,7 @@ void bind_bpe_vocab(py::module_& m) {
       .def_property_readonly("complete", [](const bpe::Vocab& vocab) { return vocab.view().complete; })
       .def_property_readonly("ascending", [](const bpe::Vocab& vocab) { return vocab.history().view.ascending; })
       .def("tables", &vocab_tables)
+      .def("history", &vocab_history)
       .def("token_bytes", &token_bytes)
       .def("id_of", &id_of)
       .def("tokens_with_prefix", &tokens_with_prefix);

@@ -49,16 +49,23 @@ def as_bytes(text: Any, op: str) -> bytes:
         raise TypeError(f"{op}: text: expected str or bytes, got {type(text).__name__}") from None
 
 
-def encode_guessing(encoding: Encoding, data: bytes) -> list[int]:
-    """tiktoken's rule for bytes: the part that is UTF-8 as usual; but the tokens of its last piece are dropped, and
-    their bytes are merged, without a split, together with the rest."""
+def encode_by_rule(encoding: Encoding, data: bytes, errors: str) -> list[int]:
+    """Bytes that need not be text, by another rule than "replace".
+
+    "raw": one piece. "tiktoken": the part that is UTF-8 as usual, but the tokens of its last piece are dropped, and
+    their bytes are merged, without a split, together with the rest.
+    """
+    if errors == "raw":
+        return bpe.encode_list(encoding.vocab, data)
+    if errors != "tiktoken":
+        raise ValueError(f"encode: errors: expected one of {', '.join(ERRORS)}, got {errors!r}")
     try:
         return encoding.encode_ordinary(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         valid = error.start
     tokens, unstable = stable_prefix(encoding, encoding.encode_ordinary(data[:valid].decode("utf-8")), data[:valid])
     rest = unstable + data[valid:]
-    return tokens + bpe.encode(encoding.vocab, rest).tolist()
+    return tokens + bpe.encode_list(encoding.vocab, rest)
 
 
 def stable_prefix(encoding: Encoding, tokens: list[int], data: bytes) -> tuple[list[int], bytes]:

@@ -85,7 +85,7 @@ def _part(state: State, text: str, trim: bool, first: bool) -> tuple[list[int], 
     data, ends = state.front.prepare(text)
     whole = data.encode() if isinstance(data, str) else data
     if ends is None:
-        ids, token_ends = bpe.encode(state.vocab, whole, state.front.scanner, offsets=True)
+        ids, token_ends = bpe.encode(state.vocab, whole, state.front.scanner or "none", offsets=True)
     else:
         ids, token_ends = bpe.encode(state.vocab, whole, ends=ends, offsets=True)
     span = np.stack([np.append(np.zeros(1, np.int64), token_ends)[: len(token_ends)], token_ends], axis=1)

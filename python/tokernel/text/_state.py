@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
@@ -110,9 +109,9 @@ class State:
     def encode_part(self, text: str) -> npt.NDArray[np.int32]:
         """The ids of a normalized text without added tokens."""
         if self.scanner is not None:
-            return bpe.encode(self.vocab, text, self.scanner)
+            return np.asarray(bpe.encode(self.vocab, text, self.scanner))
         data, ends = self.front.prepare(text)
-        return bpe.encode(self.vocab, data, ends=ends)
+        return np.asarray(bpe.encode(self.vocab, data, ends=ends))
 
     def encode(self, text: str, allowed: AbstractSet[str] | None) -> npt.NDArray[np.int32]:
         """The ids of a text; special tokens count if `allowed` names them."""
@@ -124,9 +123,17 @@ class State:
             return parts[0]
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
-    def renamed(self, name: str) -> State:
-        """The same under another name."""
-        return dataclasses.replace(self, name=name)
+    def encode_list(self, text: str, allowed: AbstractSet[str] | None) -> list[int]:
+        """`encode` as a list."""
+        ids: list[int] = []
+        for part in self.parts(text, allowed):
+            if not isinstance(part, str):
+                ids.append(part)
+            elif self.scanner is not None:
+                ids += bpe.encode_list(self.vocab, part, self.scanner)
+            else:
+                ids += self.encode_part(part).tolist()
+        return ids
 
 
 def tokens_of(vocab: bpe.Vocab) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -78,7 +78,7 @@ def _lines(data: bytes, where: str) -> tuple[list[bytes], list[int]]:
     if not tokens:
         raise FormatError(f"{where}: holds no token")
     for kind, values in (("token", tokens), ("rank", ranks)):
-        if len(set(values)) < len(values):  # type: ignore[arg-type]
+        if len(set(values)) < len(values):
             _name_repeated(kind, values, where)
     return tokens, ranks
 

@@ -31,7 +31,7 @@ def completions(encoding: Encoding, tokens: list[int], last: bytes) -> tuple[lis
     if (space := _last_space(unstable)) and space < len(unstable):
         # \s+(?!\S) may give up the last white space of a run once something follows.
         head, tail = unstable[:-space], unstable[-space:]
-        found.add((*bpe.encode(encoding.vocab, head).tolist(), *bpe.encode(encoding.vocab, tail).tolist()))
+        found.add((*bpe.encode_list(encoding.vocab, head), *bpe.encode_list(encoding.vocab, tail)))
     return stable, [list(way) for way in sorted(found)]
 
 
@@ -40,7 +40,7 @@ def _reaching(encoding: Encoding, data: bytes, size: int) -> tuple[int, ...]:
     try:
         tokens = encoding.encode_ordinary(data.decode("utf-8"))
     except UnicodeDecodeError:
-        tokens = bpe.encode(encoding.vocab, data).tolist()
+        tokens = bpe.encode_list(encoding.vocab, data)
     covered = 0
     for count, token in enumerate(tokens, 1):
         covered += len(encoding.decode_single_token_bytes(token))

@@ -116,10 +116,10 @@ class Encoding(Decoding, Files):
         """
         if self._scanner is not None and self._one_part and type(text) is str:  # the common case, kept short
             try:
-                return bpe.encode(self.vocab, text, self._scanner).tolist()
+                return bpe.encode_list(self.vocab, text, self._scanner)
             except ValueError:
                 text = _bytes_input.repaired_or_raise(text)
-        return self._array(text, _NONE, _NONE, errors).tolist()
+        return self._list(text, _NONE, _NONE, errors)
 
     def encode(
         self,
@@ -137,7 +137,9 @@ class Encoding(Decoding, Files):
         >>> enc.encode("hello world")  # doctest: +SKIP
         [31373, 995]
         """
-        return self._array(text, allowed_special, disallowed_special, errors).tolist()
+        if disallowed_special == ALL and type(text) is str and not self._state.may_hold_added(text):
+            return self.encode_ordinary(text)  # nothing to allow or to refuse
+        return self._list(text, allowed_special, disallowed_special, errors)
 
     def encode_to_numpy(
         self,
@@ -210,7 +212,7 @@ class Encoding(Decoding, Files):
         """The ids that stay when the text goes on, and all short ways in which the rest may turn out. Ways are sorted
         (tiktoken's come in no order)."""
         text = self._checked(text, allowed_special, disallowed_special)
-        tokens = self._parts_array(text, self._allowed(allowed_special)).tolist()
+        tokens = self._state.encode_list(text, self._allowed(allowed_special))
         segments = self._state.finder.segments(text, self._allowed(allowed_special))
         last = segments[-1] if segments else None
         tail = text[last.start : last.end].encode() if last is not None and last.id is None else b""
@@ -266,7 +268,7 @@ class Encoding(Decoding, Files):
         """The byte ends of the pieces of the (normalized) text, special tokens aside."""
         front = self._state.front
         data, ends = front.prepare(front.normalize(_bytes_input.clean(text)))
-        return bpe.split(data, front.scanner) if ends is None else ends
+        return bpe.split(data, front.scanner or "none") if ends is None else ends
 
     # About the vocabulary
 
@@ -315,7 +317,7 @@ class Encoding(Decoding, Files):
 
     def _encode_single_piece(self, text_or_bytes: str | bytes) -> list[int]:
         data = text_or_bytes.encode() if isinstance(text_or_bytes, str) else bytes(text_or_bytes)
-        return bpe.encode(self.vocab, data).tolist()
+        return bpe.encode_list(self.vocab, data)
 
     def _encode_bytes(self, text: bytes) -> list[int]:
         return self.encode_ordinary(text, errors="tiktoken")
@@ -334,27 +336,31 @@ class Encoding(Decoding, Files):
         check_disallowed(text, self._specials, self._allowed(allowed), disallowed, self._state.may_hold_added)
         return text
 
-    def _array(self, text: Any, allowed: Allowed, disallowed: Disallowed, errors: str) -> npt.NDArray[np.int32]:
-        if not isinstance(text, str):
-            data = _bytes_input.as_bytes(text, "encode")
-            if errors == "raw":
-                return bpe.encode(self.vocab, data)
-            if errors == "tiktoken":
-                return np.array(_bytes_input.encode_guessing(self, data), np.int32)
-            if errors != "replace":
-                raise ValueError(f"encode: errors: expected one of {', '.join(_bytes_input.ERRORS)}, got {errors!r}")
-            text = data.decode("utf-8", "replace")
-        allowed = self._allowed(allowed)
-        check_disallowed(text, self._specials, allowed, disallowed, self._state.may_hold_added)
-        try:
-            return self._parts_array(text, allowed)
-        except ValueError:
-            return self._parts_array(_bytes_input.repaired_or_raise(text), allowed)
+    def _text(self, text: Any, allowed: AbstractSet[str], disallowed: Disallowed) -> str:
+        """The text, decoded if it is bytes and checked for special tokens that may not be in it."""
+        whole = text if isinstance(text, str) else str(_bytes_input.as_bytes(text, "encode"), "utf-8", "replace")
+        check_disallowed(whole, self._specials, allowed, disallowed, self._state.may_hold_added)
+        return whole
 
-    def _parts_array(self, text: str, allowed: AbstractSet[str]) -> npt.NDArray[np.int32]:
-        if self._scanner is not None and self._one_part and not (allowed and self._state.may_hold_added(text)):
-            return bpe.encode(self.vocab, text, self._scanner)
-        return self._state.encode(text, allowed)
+    def _list(self, text: Any, allowed: Allowed, disallowed: Disallowed, errors: str) -> list[int]:
+        if not isinstance(text, str) and errors != "replace":
+            return _bytes_input.encode_by_rule(self, _bytes_input.as_bytes(text, "encode"), errors)
+        allowed = self._allowed(allowed)
+        text = self._text(text, allowed, disallowed)
+        try:
+            return self._state.encode_list(text, allowed)
+        except ValueError:
+            return self._state.encode_list(_bytes_input.repaired_or_raise(text), allowed)
+
+    def _array(self, text: Any, allowed: Allowed, disallowed: Disallowed, errors: str) -> npt.NDArray[np.int32]:
+        if not isinstance(text, str) and errors != "replace":
+            return np.array(self._list(text, allowed, disallowed, errors), np.int32)
+        allowed = self._allowed(allowed)
+        text = self._text(text, allowed, disallowed)
+        try:
+            return self._state.encode(text, allowed)
+        except ValueError:
+            return self._state.encode(_bytes_input.repaired_or_raise(text), allowed)
 
 
 def _restore(state: State) -> Encoding:

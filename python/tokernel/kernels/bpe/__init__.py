@@ -9,6 +9,7 @@ from tokernel.kernels.bpe._encode import (
     decode_offsets,
     encode,
     encode_batch,
+    encode_list,
     encode_piece,
 )
 from tokernel.kernels.bpe._merge_batch import MergedBatch, merge_pairs_batch
@@ -37,6 +38,7 @@ __all__ = [
     "decode_offsets",
     "encode",
     "encode_batch",
+    "encode_list",
     "encode_piece",
     "is_valid_pair",
     "merge_pairs_batch",

@@ -19,6 +19,7 @@ __all__ = [
     "decode_offsets",
     "encode",
     "encode_batch",
+    "encode_list",
     "encode_piece",
 ]
 
@@ -94,6 +95,26 @@ def encode(
     if not offsets:
         return ids
     return ids, place(_byte_ends(vocab, found, source), text)
+
+
+def encode_list(vocab: Vocab, text: str | bytes, pattern: str = "none") -> list[int]:
+    """Encode a text into a list: what ``encode(vocab, text, pattern).tolist()`` gives, sooner for a short text.
+
+    Args:
+        vocab: the vocabulary.
+        text: str or bytes.
+        pattern: how to cut it: see :func:`encode`.
+
+    Raises:
+        ValueError: as :func:`encode`.
+        TypeError: as :func:`encode`.
+
+    >>> vocab = Vocab([b"a", b"b", b" ", b"ab"])
+    >>> encode_list(vocab, "ab aab", "gpt2")
+    [3, 2, 0, 3]
+    """
+    ids: list[int] = _C.encode_list(core_of("encode", vocab), text, pattern)
+    return ids
 
 
 def encode_batch(

@@ -79,6 +79,11 @@ class Vocab:
         return self.size
 
     @property
+    def ranked(self) -> bool:
+        """Whether merges follow from the ids, and no list of them was given."""
+        return bool(self._core.ranked)
+
+    @property
     def whole_piece(self) -> bool:
         """Whether a piece that is a token is emitted as it is."""
         return bool(self._core.whole_piece)
@@ -127,6 +132,19 @@ class Vocab:
         tables = {name: np.frombuffer(data, _TABLES[name]) for name, data in self._core.tables().items()}
         tables["merges"] = tables["merges"].reshape(-1, 3)
         return tables
+
+    def history(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return how each token comes about when its own bytes are merged: (V,) int32 left, right and order.
+
+        Tokens are numbered in ascending order of their ids, as in :meth:`tables`. `left` and `right` are the two that
+        merge last and `order` is the rank of that merge; it is -1 for single bytes, and for tokens that merging their
+        own bytes never makes.
+
+        >>> [part.tolist() for part in Vocab([b"a", b"b", b"ab"]).history()]
+        [[0, 1, 0], [0, 1, 1], [-1, -1, 2]]
+        """
+        left, right, order = (np.frombuffer(part, np.int32) for part in self._core.history())
+        return left, right, order
 
     def __reduce__(self) -> tuple[Any, ...]:
         tables = self.tables()
