@@ -332,13 +332,13 @@ class Encoding(Decoding, Files):
     def _checked(self, text: Any, allowed: Allowed, disallowed: Disallowed) -> str:
         if not isinstance(text, str):
             raise TypeError(f"encode: text: expected str, got {type(text).__name__}")
-        text = _bytes_input.clean(text)
-        check_disallowed(text, self._specials, self._allowed(allowed), disallowed, self._state.may_hold_added)
-        return text
+        whole = _bytes_input.clean(text)
+        check_disallowed(whole, self._specials, self._allowed(allowed), disallowed, self._state.may_hold_added)
+        return whole
 
     def _text(self, text: Any, allowed: AbstractSet[str], disallowed: Disallowed) -> str:
         """The text, decoded if it is bytes and checked for special tokens that may not be in it."""
-        whole = text if isinstance(text, str) else str(_bytes_input.as_bytes(text, "encode"), "utf-8", "replace")
+        whole: str = text if isinstance(text, str) else str(_bytes_input.as_bytes(text, "encode"), "utf-8", "replace")
         check_disallowed(whole, self._specials, allowed, disallowed, self._state.may_hold_added)
         return whole
 
