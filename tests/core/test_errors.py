@@ -278,6 +278,7 @@ OF_VOCABULARIES = {
     "decode_offsets",
     "encode",
     "encode_batch",
+    "encode_list",
     "encode_piece",
     "is_valid_pair",
     "prefix_tokens",

@@ -13,6 +13,10 @@ def test_the_table_is_the_registry():
 
 def test_the_snippets_run(capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("scipy", reason="the linear program is solved by SciPy, extra lp")
-    run_snippets("text")
+    names = run_snippets("text")
     printed = capsys.readouterr().out
+    assert names["ids"] == [259, 32, 240, 159, 145, 141, 260]
+    assert names["text"] == "hello 👍<|end|>"
+    assert names["shown"] == ["hello", " ", "", "", "", "👍", "<|end|>", ""]
+    assert names["spans"].tolist() == [[0, 5], [5, 6], *[[6, 7]] * 4]
     assert "mixture {'law': 0." in printed
