@@ -20,4 +20,18 @@ PAPERS: tuple[Paper, ...] = (
         "skipping of the merge whose pair has id 0. Solved by HiGHS of SciPy (extra lp). The two baselines are written "
         "from memory of the paper.",
     ),
+    Paper(
+        slug="dynamic_tokenization",
+        title="Retrofitting Large Language Models with Dynamic Tokenization",
+        arxiv="2411.18553",
+        venue="ACL 2025",
+        module="tokernel.text.dynamic_tokenization",
+        official_repo="DariusFeher/dynamic-tokenization",
+        licence="none found",
+        verified_against="repo",
+        status="partial",
+        notes="Merging, all boundaries, cache, input hook and generation; the hypernetwork is a callable (zett's "
+        "paper has one). Exact search takes the place of ScaNN. Left out: training of LoRA adapters. Text that spells a "
+        "special token never becomes one. The growth of the large vocabulary breaks ties as the merges do [ours].",
+    ),
 )
