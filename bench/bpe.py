@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from bench import bpe_lattice
 from bench.core import Case
 
 
 def cases() -> list[Case]:
     """Every case of the family, in the order of the table."""
-    return []
+    families = (bpe_lattice,)
+    return [case for family in families for case in family.cases()]

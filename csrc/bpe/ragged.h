@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/parallel.h"
@@ -65,9 +66,17 @@ RaggedIds for_each_text(const Texts& texts, F&& f) {
     all.offsets[b + 1] += all.offsets[b];
     if (failed[b] >= 0 && all.failed_text < 0) all.failed_text = b, all.failed_at = failed[b];
   }
-  for (const IdSink& sink : sinks) {
+  if (count == 1) {
+    all.ids = std::move(sinks[0].ids);
+    all.ends = std::move(sinks[0].ends);
+    return all;
+  }
+  all.ids.reserve(all.offsets.back());
+  all.ends.reserve(all.offsets.back());
+  for (IdSink& sink : sinks) {
     all.ids.insert(all.ids.end(), sink.ids.begin(), sink.ids.end());
     all.ends.insert(all.ends.end(), sink.ends.begin(), sink.ends.end());
+    sink = IdSink();
   }
   return all;
 }

@@ -31,7 +31,7 @@ PAPERS: tuple[Paper, ...] = (
         verified_against="repo",
         status="partial",
         notes="Merging, all boundaries, cache, input hook and generation; the hypernetwork is a callable (zett's "
-        "paper has one). Exact search takes the place of ScaNN. Left out: training of LoRA adapters. Text that spells a "
+        "paper has one). Exact search instead of ScaNN. Left out: training of LoRA adapters. Text that spells a "
         "special token never becomes one. The growth of the large vocabulary breaks ties as the merges do [ours].",
     ),
 )
