@@ -178,7 +178,7 @@ def test_12_the_cache_returns_what_a_fresh_prediction_would(encoding):
         for texts in (TEXTS[:2], TEXTS[1:3], TEXTS[:2], TEXTS[3:]):
             batch = tokenizer.tokenize_batch(texts, 20)
             assert torch.equal(wrapper.rows(batch), cached.rows(batch))
-    assert len(cached.cache) > 20
+    assert len(cached.cache) >= 20
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
@@ -308,7 +308,9 @@ def _wrapper(encoding, cache=None, **options):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    config = transformers.GPT2Config(vocab_size=558, n_embd=16, n_layer=2, n_head=2, n_positions=256)
+    config = transformers.GPT2Config(
+        vocab_size=558, n_embd=16, n_layer=2, n_head=2, n_positions=256, bos_token_id=None, eos_token_id=None
+    )
     model = transformers.GPT2LMHeadModel(config).eval()
     return dynamic.DynamicInputWrapper(model, dynamic.fvt_embed, encoding, cache=cache, **options)
 
@@ -336,7 +338,7 @@ def test_merged_rows_are_the_hypernetworks_and_the_others_the_models(encoding):
     base = torch.from_numpy(batch.base_ids >= 0)
     assert (~base).sum() > 10
     assert torch.equal(rows[base], table[torch.from_numpy(batch.base_ids)[base]])
-    for i in torch.flatnonzero(~base).tolist():
+    for i in np.flatnonzero(batch.base_ids < 0).tolist():
         ids = encoding._encode_single_piece(batch.table[i])[:7]
         torch.testing.assert_close(rows[i], table[ids].mean(0))
     wrapper(batch).logits.square().mean().backward()  # gradients reach the embeddings through both
