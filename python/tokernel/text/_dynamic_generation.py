@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -153,10 +154,11 @@ def generate(
         raise ValueError("generate: prompt must not be empty without bos")
     made: list[int] = []
     chances: list[float] = []
-    past, step = None, ids
+    past, step, decoder = None, ids, model.base_model
+    cache_name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
     while len(made) < max_new_tokens:
         embeds = inputs[torch.tensor(step, device=inputs.device)][None]
-        out = model.base_model(inputs_embeds=embeds, past_key_values=past, use_cache=True)
+        out = decoder(inputs_embeds=embeds, use_cache=True, **{cache_name: past})
         past = out.past_key_values
         value, index = topk_logits(out.last_hidden_state[0, -1:].to(outputs.dtype), outputs, min(k, len(outputs)))
         log_p = (value[0] / temperature if temperature else value[0]).log_softmax(-1)
