@@ -194,6 +194,48 @@ def test_13_golden_batches(batch_golden, encoding, boundary):
     assert [b for _, b in batch.merges] == strings(batch_golden, f"{boundary}_merge_right")
 
 
+def by_strings(rows, boundary, encoding, budget):
+    """The rules on strings, all pairs counted anew for every merge."""
+    from tokernel.text._dynamic_boundary import Token, is_punctuation, pair_test
+
+    valid = pair_test(boundary, encoding)
+    known = set(encoding.token_byte_values())
+
+    def token(text, special):
+        return Token(text, special, text in known and is_punctuation(text))
+
+    rows = [[token(text, special) for text, special in row] for row in rows]
+    for _ in range(budget):
+        counts = Counter(pair for row in rows for pair in itertools.pairwise(row) if valid(*pair))
+        if not counts:
+            break
+        best = max(counts, key=counts.get)
+        for r, row in enumerate(rows):
+            out = []
+            for t in row:
+                # Left to right: a token that was just made is no left part.
+                if out and (out[-1][0], t) == best and not out[-1][1]:
+                    out[-1] = (token(best[0].text + t.text, False), True)
+                else:
+                    out.append((t, False))
+            rows[r] = [t for t, _ in out]
+    return [[t.text for t in row] for row in rows]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_batches_against_the_rules_on_strings(tokenizer, encoding, seed):
+    rng = np.random.default_rng(seed)
+    parts = ["the", "th", "he", "n", " ", "  ", "\n", "\n\n", "-", "'s", "é", "日", "1", ".", "<s>", "\t", "in"]
+    texts = ["".join(rng.choice(parts, n)) for n in rng.integers(0, 25, 5)]
+    base = tokenizer.tokenize_batch(texts, 0)
+    rows = [
+        [(base.table[t], bool(base.special[t])) for t in base.tokens[a:b]] for a, b in itertools.pairwise(base.offsets)
+    ]
+    for budget in (1, 6, 1000):
+        got = sequences(tokenizer.tokenize_batch(texts, budget))
+        assert got == by_strings(rows, tokenizer.boundary, encoding, budget)
+
+
 # Traps
 
 

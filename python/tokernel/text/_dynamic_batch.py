@@ -152,6 +152,13 @@ def dynamic_merge(
         ValueError: an unknown boundary, or ids, offsets or max_merges are out of range.
         TypeError: ids or offsets are no integers.
 
+    >>> from tokernel.text import Encoding
+    >>> ranks = {bytes([b]): b for b in range(256)}
+    >>> encoding = Encoding("bytes", pat_str="gpt2", mergeable_ranks=ranks, special_tokens={})
+    >>> dynamic_merge(list(b"ab ab"), [0, 5], encoding, max_merges=2).parts
+    array([[ 97,  98],
+           [ 32, 256]], dtype=int32)
+
     Dynamic tokenization (arXiv 2411.18553), section 3; rules of the official code.
     """
     ids, cuts = np.asarray(batch_ids), np.asarray(offsets)
@@ -172,6 +179,17 @@ class DynamicTokenizer:
 
     Raises:
         ValueError: an unknown boundary, or bos or eos is no special token.
+
+    >>> from tokernel.text import Encoding
+    >>> ranks = {bytes([b]): b for b in range(256)} | {b"th": 256, b"the": 257}
+    >>> encoding = Encoding("small", pat_str="gpt2", mergeable_ranks=ranks, special_tokens={"<s>": 258})
+    >>> batch = DynamicTokenizer(encoding, "word", bos="<s>").tokenize_batch(["then the", "then"], max_merges=1)
+    >>> batch.sequence(0), batch.sequence(1), batch.merges
+    ([b'<s>', b'then', b' ', b'the'], [b'<s>', b'then'], [(b'the', b'n')])
+    >>> batch.base_ids
+    array([258,  -1,  32, 257])
+
+    Dynamic tokenization (arXiv 2411.18553), section 3. Validity is kept for a batch, not longer: memory stays bounded.
     """
 
     def __init__(
@@ -288,7 +306,15 @@ def merges_to_length(
 
     Raises:
         ValueError: there is no sequence, or max_merges is negative.
+
+    >>> from tokernel.text import Encoding
+    >>> ranks = {bytes([b]): b for b in range(256)}
+    >>> encoding = Encoding("bytes", pat_str="gpt2", mergeable_ranks=ranks, special_tokens={})
+    >>> merges_to_length(DynamicTokenizer(encoding), [["ab ab", "ab"]], 3)
+    array([3.5, 2. , 1.5, 1.5])
     """
+    if max_merges < 0:
+        raise ValueError(f"merges_to_length: max_merges must be at least 0, got {max_merges}")
     total, count = np.zeros(max_merges + 1), 0
     for texts in batches:
         batch = tokenizer.tokenize_batch(texts, max_merges, max_length=max_length)
@@ -310,6 +336,9 @@ def merges_for_reduction(lengths: npt.ArrayLike, reduction: float) -> int:
 
     Raises:
         ValueError: reduction is outside [0, 1), or no number of the table reaches it.
+
+    >>> merges_for_reduction([3.5, 2.0, 1.5, 1.5], 0.5)
+    2
     """
     table = np.asarray(lengths, np.float64)
     if not 0 <= reduction < 1:

@@ -30,6 +30,13 @@ class ContinuedVocabulary:
 
     Raises:
         ValueError: a token that is empty, there twice, or in the base vocabulary.
+
+    >>> from tokernel.text import Encoding
+    >>> ranks = {bytes([b]): b for b in range(256)}
+    >>> encoding = Encoding("bytes", pat_str="gpt2", mergeable_ranks=ranks, special_tokens={})
+    >>> vocabulary = ContinuedVocabulary.grow(encoding, ["the then the"], 3)
+    >>> vocabulary.tokens, vocabulary.encode("the then")
+    ([b'th', b'the', b' the'], [257, 258, 110])
     """
 
     def __init__(self, tokenizer: BaseTokenizer, tokens: Sequence[bytes]) -> None:

@@ -38,6 +38,14 @@ def surface_forms(
 
     Raises:
         ValueError: length is less than 1.
+
+    >>> from tokernel.text import Encoding
+    >>> ranks = {bytes([b]): b for b in range(256)} | {b"th": 256}
+    >>> encoding = Encoding("small", pat_str="gpt2", mergeable_ranks=ranks, special_tokens={})
+    >>> surface_forms([b"the", b"th", b"then the"], encoding, 3)
+    (array([[256, 101,  -1],
+           [256,  -1,  -1],
+           [256, 101, 110]]), 1)
     """
     if length < 1:
         raise ValueError(f"surface_forms: length must be at least 1, got {length}")
@@ -62,6 +70,10 @@ def fvt_embed(surface: Tensor, embeddings: Tensor, pad: int = PAD) -> Tensor:
 
     Raises:
         ValueError: a row without an id, or an id outside [0, V).
+
+    >>> fvt_embed(torch.tensor([[0, 2], [1, -1]]), torch.tensor([[1.0], [2.0], [5.0]]))
+    tensor([[3.],
+            [2.]])
     """
     there = surface != pad
     if not bool(there.any(-1).all()):
@@ -171,6 +183,9 @@ def topk_logits(hidden: Tensor, embeddings: Tensor, k: int, *, block: int = 6553
 
     Raises:
         ValueError: shapes do not fit, or k or block is out of range.
+
+    >>> topk_logits(torch.tensor([[2.0]]), torch.tensor([[1.0], [3.0], [-1.0], [3.0]]), 2, block=2)
+    (tensor([[6., 6.]]), tensor([[1, 3]]))
     """
     if hidden.ndim != 2 or embeddings.ndim != 2 or hidden.shape[1] != embeddings.shape[1]:
         raise ValueError(
