@@ -26,7 +26,7 @@ from bench.mixture_texts import HOW, MissingTextError, Texts, read_languages
 from bench.mixture_trials import Floats, Language, Trial, classified, draw, efficiencies, inferred
 
 CATEGORIES = (5, 10)
-MERGES = (100, 300, 1000, 3000)
+MERGES = (30, 100, 300, 1000)
 SAMPLES = (1 / 16, 1 / 4, 1.0)
 DEFAULT_MERGES = 1000  # of the table, and where the sample text varies
 

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("scipy", reason="the linear program is solved by SciPy, extra lp")
 
 from tokernel.kernels import bpe
-from tokernel.text import _mixture_problem
+from tokernel.text import Encoding, _mixture_pieces, _mixture_problem, kl3m
 from tokernel.text import data_mixture_inference as mixture
 from tokernel.text._mixture_lp import Solution
 from tokernel.text._mixture_segments import Segments
@@ -407,6 +407,44 @@ def test_bytes_without_an_id_are_left_out():
     guess = mixture.infer_from_merges(merges, samples, byte_ids)
     assert guess["x"] >= 0.5
     assert sum(guess.values()) == pytest.approx(1)
+
+
+def test_an_encoding_is_its_merges():
+    """Ranks list no merges: all splits of every token, of which the trained one is found again."""
+    texts = list(corpora(11, categories=2))
+    merges = trained([*texts[0], *texts[1], *texts[1]], 60)
+    spelled = [bytes([b]) for b in range(256)]
+    for left, right, _ in merges.tolist():
+        spelled.append(spelled[left] + spelled[right])
+    ranks = {token: rank for rank, token in enumerate(spelled)}
+    encoding = Encoding("toy", pat_str="gpt2", mergeable_ranks=ranks, special_tokens={"<|end|>": 400})
+    listed = _mixture_pieces.listed_merges(encoding.vocab)
+    assert len(listed) > 60
+    assert mixture.trained_merges(listed).tolist() == merges.tolist()
+    named = {"x": texts[0], "y": texts[1]}
+    expected = mixture.infer_from_merges(merges, {name: pieces(each) for name, each in named.items()})
+    assert mixture.infer_mixture(encoding, named) == expected
+    few = mixture.infer_mixture(encoding, named, merges=20, unit="pairs")
+    assert few == mixture.infer_from_merges(merges[:20], {n: pieces(e) for n, e in named.items()}, unit="pairs")
+
+
+def test_an_encoding_of_hugging_face_cuts_as_it_does(tmp_path):
+    texts = list(corpora(11, categories=2))
+    trained_here = kl3m.train_bpe([*texts[0], *texts[1]], 13 + 256 + 60, min_frequency=2, lowercase=True)
+    trained_here.to_hf_json(tmp_path / "tokenizer.json")
+    encoding = Encoding.from_hf(tmp_path / "tokenizer.json")
+    assert (
+        mixture.trained_merges(_mixture_pieces.listed_merges(encoding.vocab)).tolist() == trained_here.merges.tolist()
+    )
+    upper = {"x": [texts[0][0].upper()], "y": texts[1]}  # the normalizer undoes it
+    lower = {"x": texts[0], "y": texts[1]}
+    assert mixture.infer_mixture(encoding, upper) == mixture.infer_mixture(encoding, lower)
+    regex = pytest.importorskip("regex", reason="other patterns run in the regex package, extra text")
+    assert regex
+    words = Encoding("w", pat_str=r"\w+|\W+", mergeable_ranks={bytes([b]): b for b in range(256)}, special_tokens={})
+    counted = _mixture_pieces.pieces_of(words, ["ab, ab"])
+    assert counted.pieces.tobytes() == b", ab"
+    assert counted.counts.tolist() == [1, 2]
 
 
 def test_pairs_are_what_the_program_weighs():

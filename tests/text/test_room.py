@@ -19,6 +19,8 @@ def test_the_snippets_run(capsys: pytest.CaptureFixture[str]):
     assert names["text"] == "hello 👍<|end|>"
     assert names["shown"] == ["hello", " ", "", "", "", "👍", "<|end|>", ""]
     assert names["spans"].tolist() == [[0, 5], [5, 6], *[[6, 7]] * 4]
+    assert "domain 2048 " in printed
+    assert "chunks 300 " in printed
     assert "mixture {'law': 0." in printed
     assert "merges 6" in printed
     assert "dynamic [b'hello', b' hello', b' world', b'<|end|>'] [b'world', b' of', b' hello', b'<|end|>']" in printed

@@ -7,6 +7,21 @@ from tokernel.papers import Paper
 
 PAPERS: tuple[Paper, ...] = (
     Paper(
+        slug="kl3m",
+        title="KL3M Tokenizers: A Family of Domain-Specific and Character-Level Tokenizers for Legal, Financial, and "
+        "Preprocessing Applications",
+        arxiv="2503.17247",
+        venue="arXiv",
+        module="tokernel.text.kl3m",
+        official_repo="alea-institute/kl3m-tokenizers",
+        licence="MIT",
+        verified_against="repo",
+        status="complete",
+        notes="Training, the custom tokens, padding and encoding, held to runs of the official scripts. The words of "
+        "the reporters-db tables, which those scripts fetch from the web, are a parameter. Random splits for training "
+        "are our reconstruction: the official ones live in a private fork.",
+    ),
+    Paper(
         slug="data_mixture_inference",
         title="Data Mixture Inference: What do BPE Tokenizers Reveal about their Training Data?",
         arxiv="2407.16607",

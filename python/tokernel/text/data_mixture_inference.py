@@ -13,8 +13,8 @@ pre-tokenizer that differs from the tokenizer's own shows as slack in the pairs 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,11 @@ from tokernel.papers import paper
 from tokernel.text._mixture_baselines import efficiency, fit_tee, tee, token_classification
 from tokernel.text._mixture_lp import Floats, Ints
 from tokernel.text._mixture_merges import trained_merges
-from tokernel.text._mixture_pieces import category_of
+from tokernel.text._mixture_pieces import category_of, ids_of_bytes, listed_merges, pieces_of
 from tokernel.text._mixture_problem import TOLERANCE, MixtureProblem, MixtureResult
+
+if TYPE_CHECKING:
+    from tokernel.text.encoding import Encoding
 
 __all__ = [
     "PAPER",
@@ -34,6 +37,7 @@ __all__ = [
     "efficiency",
     "fit_tee",
     "infer_from_merges",
+    "infer_mixture",
     "log10_mse",
     "tee",
     "to_bytes",
@@ -107,3 +111,33 @@ def infer_from_merges(
     if unit == "bytes":
         alpha = to_bytes(alpha, [each.size / each.pairs for each in categories])
     return dict(zip(samples, alpha.tolist(), strict=True))
+
+
+def infer_mixture(
+    tokenizer: Encoding, texts: Mapping[str, Iterable[str]], merges: int | None = None, drop: int = 0, first: int = 0,
+    unit: Literal["bytes", "pairs"] = "bytes", max_add: int = 1000, tol: float = TOLERANCE,
+) -> dict[str, float]:  # fmt: skip
+    """Infer the mixture that an encoding was trained on, from sample texts of the categories.
+
+    Merges are those that :func:`trained_merges` finds in the vocabulary; texts are normalised and cut by the encoding's
+    own front.
+
+    Args:
+        merges: use so many (the paper: the first 30,000); None: all.
+        drop: so many at the start were inserted by hand (Gemma: 1,395).
+        first: so many were inherited (Llama-3: those of the vocabulary of 100,000 tokens); they are replayed.
+        unit, max_add, tol: as for :func:`infer_from_merges`.
+
+    Raises:
+        ValueError: as :func:`infer_from_merges`.
+
+    >>> from tokernel.text import Encoding
+    >>> ranks = {bytes([b]): b for b in range(256)} | {b"ab": 256, b"cd": 257}
+    >>> encoding = Encoding("toy", pat_str="gpt2", mergeable_ranks=ranks, special_tokens={})
+    >>> shares = infer_mixture(encoding, {"x": ["abab ababab"], "y": ["cdcd cdcdcd"]})
+    >>> shares["x"] >= 0.5  # its pair came first
+    True
+    """
+    rows = trained_merges(listed_merges(tokenizer.vocab), drop)[:merges]
+    samples = {name: pieces_of(tokenizer, each) for name, each in texts.items()}
+    return infer_from_merges(rows, samples, ids_of_bytes(tokenizer.vocab), unit, first, max_add, tol)
