@@ -227,7 +227,7 @@ std::unique_ptr<PieceCache> Vocab::borrow_cache() const {
     if (PieceCache* cache = place.exchange(nullptr, std::memory_order_acquire))
       return std::unique_ptr<PieceCache>(cache);
   }
-  return std::make_unique<PieceCache>();
+  return std::unique_ptr<PieceCache>(new PieceCache());
 }
 
 void Vocab::return_cache(std::unique_ptr<PieceCache> cache) const {
