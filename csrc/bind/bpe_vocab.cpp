@@ -11,7 +11,7 @@
 #include "bind/call.h"
 #include "bind/text_arg.h"
 #include "bind/vocab_arg.h"
-#include "bpe/merge.h"
+#include "bpe/rank_file.h"
 
 namespace tk::bind {
 namespace {
@@ -57,10 +57,10 @@ py::dict vocab_tables(const bpe::Vocab& vocab) {
   std::vector<uint64_t> keys(slots);
   std::vector<int32_t> rank(slots), result(slots);
   for (size_t i = 0; i < slots; ++i) {
-    keys[i] =
-        static_cast<uint64_t>(static_cast<uint32_t>(v.pairs[i].left)) << 32 | static_cast<uint32_t>(v.pairs[i].right);
-    rank[i] = v.pairs[i].rank;
-    result[i] = v.pairs[i].result;
+    const bpe::PairSlot pair = bpe::pair_at(v, i);
+    keys[i] = static_cast<uint64_t>(static_cast<uint32_t>(pair.left)) << 32 | static_cast<uint32_t>(pair.right);
+    rank[i] = pair.rank;
+    result[i] = pair.result;
   }
   const auto size = static_cast<size_t>(v.size);
   const bpe::VocabSource& source = vocab.source();
@@ -83,6 +83,20 @@ py::tuple vocab_history(const bpe::Vocab& vocab) {
   return py::make_tuple(bytes_of(history.left.data(), history.left.size()),
                         bytes_of(history.right.data(), history.right.size()),
                         bytes_of(history.order.data(), history.order.size()));
+}
+
+// Tokens (bytes, offsets) and ranks of a rank file, as raw memory.
+py::tuple parse_ranks(py::handle data_) {
+  TextArgs args("parse_ranks");
+  const bpe::Text data = args.add("data", data_);
+  bpe::RankFile file;
+  {
+    const py::gil_scoped_release unlocked;
+    file = bpe::parse_rank_file(data.bytes, data.size);
+  }
+  return py::make_tuple(bytes_of(file.bytes.data(), file.bytes.size()),
+                        bytes_of(file.offsets.data(), file.offsets.size()),
+                        bytes_of(file.ranks.data(), file.ranks.size()));
 }
 
 int32_t token_or_fail(const bpe::Vocab& vocab, const char* op, const char* name, int64_t id) {
@@ -146,6 +160,7 @@ void bind_bpe_vocab(py::module_& m) {
       .def("token_bytes", &token_bytes)
       .def("id_of", &id_of)
       .def("tokens_with_prefix", &tokens_with_prefix);
+  m.def("parse_ranks", &parse_ranks);
   py::class_<IdArray>(m, "BpeIds", py::buffer_protocol(), py::is_final()).def_buffer([](IdArray& array) {
     return py::buffer_info(array.ids.data(), array.ids.size());
   });

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two hash functions of a vocabulary's flat tables; the same on host and device, so that tables can be handed over.
 #pragma once
-#include <cstdint>
 #include <string.h>
 
+#include <cstdint>
 
 #include "core/dtype.h"
 

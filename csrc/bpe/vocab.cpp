@@ -2,11 +2,10 @@
 #include "bpe/vocab.h"
 
 #include <algorithm>
-#include <bit>
 #include <numeric>
 
-#include "bpe/merge.h"
 #include "bpe/piece_cache.h"
+#include "bpe/vocab_pairs.h"
 #include "core/error.h"
 
 namespace tk::bpe {
@@ -14,8 +13,6 @@ namespace {
 
 // So that kernels may read whole words behind the last token.
 constexpr size_t kSlack = 64;
-
-int log2_slots(size_t entries) { return std::max(4, static_cast<int>(std::bit_width(entries * 2))); }
 
 // The first of two threads wins; both had the same table.
 template <class T>
@@ -53,13 +50,15 @@ Vocab::Vocab(VocabSource source) : source_(std::move(source)) {
   view_.ids = source_.ids.data();
   for (int32_t i = 0; i < view_.size; ++i) ids_are_indices_ = ids_are_indices_ && source_.ids[i] == i;
   index_pieces();
-  if (source_.ranked) {
-    index_ranked_pairs();
-  } else {
-    index_merges();
-  }
-  index_byte_pairs();
-  view_.packs_ranks = std::max(source_.ids.size(), source_.merges.size() / 3) <= kMostPackedRanks;
+  if (!source_.ranked) merges_ = checked_merges();
+  pairs_ = index_pairs(view_, merges_, source_.ranked);
+  history_.store(pairs_.history.release());
+  view_.packed_pairs = pairs_.packed.empty() ? nullptr : pairs_.packed.data();
+  view_.pairs = pairs_.slots.data();
+  view_.pair_shift = pairs_.shift;
+  view_.byte_pairs = pairs_.of_bytes.data();
+  view_.orders = source_.ranked || !view_.packed_pairs ? nullptr : history_.load()->order.data();
+  view_.packs_ranks = std::max(source_.ids.size(), merges_.size() / 3) <= kMostPackedRanks;
 }
 
 Vocab::~Vocab() {
@@ -145,81 +144,29 @@ void Vocab::index_pieces() {
       std::find(std::begin(view_.byte_token), std::end(view_.byte_token), kNoToken) == std::end(view_.byte_token);
 }
 
-void Vocab::reserve_pairs(size_t count) {
-  const int bits = log2_slots(count);
-  pairs_.assign(size_t{1} << bits, PairSlot{kNoToken, kNoToken, kNoRank, kNoToken});
-  view_.pairs = pairs_.data();
-  view_.pair_shift = 64 - bits;
-}
-
-void Vocab::put_pair(int32_t left, int32_t right, int32_t rank, int32_t result, bool last_wins) {
-  const uint64_t mask = pairs_.size() - 1;
-  for (uint64_t slot = hash_pair(left, right) >> view_.pair_shift;; slot = (slot + 1) & mask) {
-    PairSlot& pair = pairs_[slot];
-    const bool same = pair.left == left && pair.right == right;
-    if (same && !last_wins) return;
-    if (same || pair.left == kNoToken) {
-      pair = {left, right, rank, result};
-      return;
-    }
+// The list in tokens instead of ids.
+std::vector<int32_t> Vocab::checked_merges() const {
+  std::vector<int32_t> merges(source_.merges.size());
+  for (size_t i = 0; i < merges.size(); ++i) {
+    merges[i] = token_of(source_.merges[i]);
+    if (merges[i] != kNoToken) continue;
+    static constexpr const char* kPlace[] = {"left", "right", "result"};
+    throw ValueError("vocab: merges must name ids of tokens, got " + std::to_string(source_.merges[i]) + " as " +
+                     kPlace[i % 3] + " of merge " + std::to_string(i / 3));
   }
-}
-
-// Every way to cut a token into two tokens: a look-up by pair then finds what a look-up by bytes would.
-void Vocab::index_ranked_pairs() {
-  std::vector<PairSlot> found;
-  found.reserve(source_.ids.size() * 3);
-  std::vector<bool> occurs(static_cast<size_t>(view_.longest) + 1, false);  // as length: keeps huge tokens cheap
-  for (int32_t token = 0; token < view_.size; ++token) occurs[token_length(view_, token)] = true;
-  for (int32_t token = 0; token < view_.size; ++token) {
-    const uint8_t* p = view_.bytes + view_.offsets[token];
-    const int64_t n = token_length(view_, token);
-    for (int64_t cut = 1; cut < n; ++cut) {
-      if (!occurs[cut] || !occurs[n - cut]) continue;
-      const int32_t left = find_token(view_, p, cut);
-      if (left == kNoToken) continue;
-      const int32_t right = find_token(view_, p + cut, n - cut);
-      if (right != kNoToken) found.push_back({left, right, token, token});
-    }
-  }
-  reserve_pairs(found.size());
-  for (const PairSlot& pair : found) put_pair(pair.left, pair.right, pair.rank, pair.result, false);
-}
-
-void Vocab::index_merges() {
-  const size_t count = source_.merges.size() / 3;
-  reserve_pairs(count);
-  for (size_t i = 0; i < count; ++i) {
-    int32_t tokens[3];
-    for (int k = 0; k < 3; ++k) {
-      tokens[k] = token_of(source_.merges[3 * i + static_cast<size_t>(k)]);
-      if (tokens[k] != kNoToken) continue;
-      static constexpr const char* kPlace[] = {"left", "right", "result"};
-      throw ValueError("vocab: merges must name ids of tokens, got " +
-                       std::to_string(source_.merges[3 * i + static_cast<size_t>(k)]) + " as " + kPlace[k] +
-                       " of merge " + std::to_string(i));
-    }
-    const auto [left, right, result] = tokens;
+  for (size_t i = 0; i < merges.size(); i += 3) {
+    const int32_t left = merges[i], right = merges[i + 1], result = merges[i + 2];
     const uint32_t left_length = token_length(view_, left), right_length = token_length(view_, right);
     const uint8_t* whole = view_.bytes + view_.offsets[result];
-    if (left_length + right_length != token_length(view_, result) ||
-        !std::equal(whole, whole + left_length, view_.bytes + view_.offsets[left]) ||
-        !std::equal(whole + left_length, whole + left_length + right_length, view_.bytes + view_.offsets[right])) {
-      throw ValueError("vocab: merges must join the bytes of their tokens, got " + quoted(left) + " + " +
-                       quoted(right) + " -> " + quoted(result) + " in merge " + std::to_string(i));
+    if (left_length + right_length == token_length(view_, result) &&
+        std::equal(whole, whole + left_length, view_.bytes + view_.offsets[left]) &&
+        std::equal(whole + left_length, whole + left_length + right_length, view_.bytes + view_.offsets[right])) {
+      continue;
     }
-    put_pair(left, right, static_cast<int32_t>(i), result, true);
+    throw ValueError("vocab: merges must join the bytes of their tokens, got " + quoted(left) + " + " + quoted(right) +
+                     " -> " + quoted(result) + " in merge " + std::to_string(i / 3));
   }
-}
-
-void Vocab::index_byte_pairs() {
-  byte_pairs_.assign(1 << 16, PairMerge{kNoRank, kNoToken});
-  for (const PairSlot& pair : pairs_) {
-    if (pair.left == kNoToken || token_length(view_, pair.left) != 1 || token_length(view_, pair.right) != 1) continue;
-    const uint8_t* p = view_.bytes + view_.offsets[pair.result];
-    byte_pairs_[static_cast<size_t>(p[0] << 8 | p[1])] = {pair.rank, pair.result};
-  }
-  view_.byte_pairs = byte_pairs_.data();
+  return merges;
 }
 
 std::unique_ptr<PieceCache> Vocab::borrow_cache() const {
@@ -251,71 +198,9 @@ const std::vector<int32_t>& Vocab::by_bytes() const {
   return publish(by_bytes_, std::move(order));
 }
 
-// ---- histories ---------------------------------------------------------------------------------------------------
-namespace {
-
-class HistoryBuilder {
- public:
-  explicit HistoryBuilder(const VocabView& v) : v_(v), out_(std::make_unique<History>()) {
-    const auto size = static_cast<size_t>(v.size);
-    out_->left.resize(size);
-    std::iota(out_->left.begin(), out_->left.end(), 0);
-    out_->right = out_->left;
-    out_->order.assign(size, -1);
-    out_->view = {out_->left.data(), out_->right.data(), out_->order.data(), true};
-    known_.assign(size, false);
-  }
-
-  std::unique_ptr<History> build() {
-    // By the rank that makes them, so that the parts come first wherever ranks ascend.
-    for (const PairSlot& pair : pairs_by_rank()) {
-      if (known_[pair.result] || !parts_are_known_before(pair)) continue;
-      if (pair_is_stable(v_, out_->view, pair.left, pair.right, pair.rank)) set(pair);
-    }
-    // A token left without a history: either merging its bytes never makes it, or ranks do not ascend.
-    for (int32_t token = 0; token < v_.size && out_->view.ascending; ++token) {
-      if (is_known(token)) continue;
-      out_->view.ascending = merges_ascend(v_, v_.bytes + v_.offsets[token], token_length(v_, token));
-    }
-    return std::move(out_);
-  }
-
- private:
-  std::vector<PairSlot> pairs_by_rank() const {
-    std::vector<PairSlot> pairs;
-    const size_t slots = size_t{1} << (64 - v_.pair_shift);
-    std::copy_if(v_.pairs, v_.pairs + slots, std::back_inserter(pairs),
-                 [](const PairSlot& pair) { return pair.left != kNoToken; });
-    std::sort(pairs.begin(), pairs.end(), [](const PairSlot& a, const PairSlot& b) {
-      return a.rank != b.rank ? a.rank < b.rank : a.left != b.left ? a.left < b.left : a.right < b.right;
-    });
-    return pairs;
-  }
-
-  bool is_known(int32_t token) const { return known_[token] || token_length(v_, token) == 1; }
-
-  bool parts_are_known_before(const PairSlot& pair) const {
-    return is_known(pair.left) && is_known(pair.right) && out_->order[pair.left] < pair.rank &&
-           out_->order[pair.right] < pair.rank;
-  }
-
-  void set(const PairSlot& pair) {
-    out_->left[pair.result] = pair.left;
-    out_->right[pair.result] = pair.right;
-    out_->order[pair.result] = pair.rank;
-    known_[pair.result] = true;
-  }
-
-  const VocabView& v_;
-  std::unique_ptr<History> out_;
-  std::vector<bool> known_;
-};
-
-}  // namespace
-
 const History& Vocab::history() const {
   if (const auto* made = history_.load(std::memory_order_acquire)) return *made;
-  return publish(history_, HistoryBuilder(view_).build());
+  return publish(history_, make_history(view_));
 }
 
 const HistoryView& history_of(const VocabView& v) { return v.owner->history().view; }

@@ -11,16 +11,12 @@
 #include <string>
 #include <vector>
 
+#include "bpe/vocab_pairs.h"
 #include "bpe/vocab_view.h"
 
 namespace tk::bpe {
 
 struct PieceCache;
-
-struct History {
-  std::vector<int32_t> left, right, order;
-  HistoryView view{};
-};
 
 // Tokens as a tree of bytes: node 0 is the empty string.
 struct TokenTrie {
@@ -74,11 +70,7 @@ class Vocab {
  private:
   void sort_by_id();
   void index_pieces();
-  void index_ranked_pairs();
-  void index_merges();
-  void index_byte_pairs();
-  void reserve_pairs(size_t count);
-  void put_pair(int32_t left, int32_t right, int32_t rank, int32_t result, bool last_wins);
+  std::vector<int32_t> checked_merges() const;
   std::string quoted(int32_t token) const;
 
   static constexpr int kCaches = 16;
@@ -86,8 +78,8 @@ class Vocab {
   VocabSource source_;
   VocabView view_{};
   std::vector<uint64_t> pieces_;
-  std::vector<PairSlot> pairs_;
-  std::vector<PairMerge> byte_pairs_;
+  std::vector<int32_t> merges_;  // as source_.merges, in tokens
+  VocabPairs pairs_;
   bool ids_are_indices_ = true;
   mutable std::atomic<History*> history_{nullptr};
   mutable std::atomic<TokenTrie*> trie_{nullptr};

@@ -21,6 +21,11 @@ struct PairSlot {
   int32_t left, right, rank, result;
 };
 
+// The same in one word, where each token has one pair that makes it: left, right, result, of so many bits each.
+constexpr int kPackedPartBits = 21;
+constexpr int kPackedResultBits = 64 - 2 * kPackedPartBits;
+constexpr uint64_t kEmptyPair = ~uint64_t{0};
+
 // What two neighbours become; rank == kNoRank when they do not merge.
 struct PairMerge {
   int32_t rank, result;
@@ -37,11 +42,15 @@ struct HistoryView {
 
 struct VocabView {
   const Vocab* owner;
-  const uint8_t* bytes;         // of all tokens, one after the other
-  const uint32_t* offsets;      // size + 1
-  const int32_t* ids;           // id of each token
-  const uint64_t* pieces;       // open addressing: upper half of the hash << 32 | token
-  const PairSlot* pairs;        // open addressing
+  const uint8_t* bytes;     // of all tokens, one after the other
+  const uint32_t* offsets;  // size + 1
+  const int32_t* ids;       // id of each token
+  const uint64_t* pieces;   // open addressing: upper half of the hash << 32 | token
+  // Open addressing, one of the two. Packed: only the pairs that merging ever meets, so that the rank of a pair is the
+  // order of its result.
+  const uint64_t* packed_pairs;
+  const PairSlot* pairs;
+  const int32_t* orders;        // of packed pairs; nullptr where the order of a token is the token
   const PairMerge* byte_pairs;  // of two single bytes, at first << 8 | second
   uint64_t piece_mask;          // slots - 1
   int pair_shift;               // 64 - log2(slots)
@@ -74,7 +83,33 @@ inline int32_t find_token(const VocabView& v, const uint8_t* p, int64_t n) {
   }
 }
 
+// What a slot of the pairs holds, whichever table it is.
+inline PairSlot pair_at(const VocabView& v, uint64_t slot) {
+  if (!v.packed_pairs) return v.pairs[slot];
+  const uint64_t entry = v.packed_pairs[slot];
+  if (entry == kEmptyPair) return {kNoToken, kNoToken, kNoRank, kNoToken};
+  const auto result = static_cast<int32_t>(entry & ((uint64_t{1} << kPackedResultBits) - 1));
+  const auto right = static_cast<int32_t>(entry >> kPackedResultBits & ((uint64_t{1} << kPackedPartBits) - 1));
+  const auto left = static_cast<int32_t>(entry >> (kPackedResultBits + kPackedPartBits));
+  return {left, right, v.orders ? v.orders[result] : result, result};
+}
+
+inline PairMerge find_packed_pair(const VocabView& v, int32_t left, int32_t right) {
+  const uint64_t mask = (uint64_t{1} << (64 - v.pair_shift)) - 1;
+  const uint64_t key =
+      static_cast<uint64_t>(static_cast<uint32_t>(left)) << kPackedPartBits | static_cast<uint32_t>(right);
+  for (uint64_t slot = hash_pair(left, right) >> v.pair_shift;; slot = (slot + 1) & mask) {
+    const uint64_t entry = v.packed_pairs[slot];
+    if (entry >> kPackedResultBits == key) {
+      const auto result = static_cast<int32_t>(entry & ((uint64_t{1} << kPackedResultBits) - 1));
+      return {v.orders ? v.orders[result] : result, result};
+    }
+    if (entry == kEmptyPair) return {kNoRank, kNoToken};
+  }
+}
+
 inline PairMerge find_pair(const VocabView& v, int32_t left, int32_t right) {
+  if (v.packed_pairs) return find_packed_pair(v, left, right);
   const uint64_t mask = (uint64_t{1} << (64 - v.pair_shift)) - 1;
   for (uint64_t slot = hash_pair(left, right) >> v.pair_shift;; slot = (slot + 1) & mask) {
     const PairSlot& pair = v.pairs[slot];

@@ -281,6 +281,7 @@ OF_VOCABULARIES = {
     "encode_list",
     "encode_piece",
     "is_valid_pair",
+    "parse_ranks",
     "prefix_tokens",
     "tokens_with_prefix",
 }

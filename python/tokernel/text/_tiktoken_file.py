@@ -51,9 +51,15 @@ def load(
 def parse(data: bytes, where: str, pattern: str, special_tokens: Mapping[str, int], name: str) -> State:
     """The state of a file's content."""
     added = from_dict(special_tokens)
-    tokens, ranks = _lines(data, where)
-    _check_gaps(np.array(ranks, np.int64), special_tokens, where)
-    vocab = bpe.Vocab(tokens, np.array(ranks, np.int64))
+    try:
+        tokens, offsets, ranks = bpe.parse_ranks(data)
+        vocab = bpe.Vocab((tokens, offsets), ranks)
+    except ValueError:
+        _lines(data, where)  # says what is wrong with which line
+        raise
+    if not vocab.size:
+        raise FormatError(f"{where}: holds no token")
+    _check_gaps(ranks, special_tokens, where)
     return State(name, vocab, Front([PatternStep(Pattern(pattern))]), added)
 
 

@@ -18,7 +18,7 @@ from tokernel.kernels.bpe._split import split
 from tokernel.kernels.bpe._train import PairHistory, pair_count_history, train_merges
 from tokernel.kernels.bpe._trie import Found, Segmented, Trie
 from tokernel.kernels.bpe._unigram import UnigramFit, unigram_em, unigram_viterbi
-from tokernel.kernels.bpe._vocab import Vocab, is_valid_pair, prefix_tokens, tokens_with_prefix
+from tokernel.kernels.bpe._vocab import Vocab, is_valid_pair, parse_ranks, prefix_tokens, tokens_with_prefix
 
 __all__ = [
     "CountedPieces",
@@ -43,6 +43,7 @@ __all__ = [
     "is_valid_pair",
     "merge_pairs_batch",
     "pair_count_history",
+    "parse_ranks",
     "prefix_tokens",
     "split",
     "tokens_with_prefix",

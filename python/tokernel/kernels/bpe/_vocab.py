@@ -11,7 +11,7 @@ import numpy as np
 from tokernel import _C
 from tokernel.kernels._arrays import Array
 
-__all__ = ["Vocab", "is_valid_pair", "prefix_tokens", "tokens_with_prefix"]
+__all__ = ["Vocab", "is_valid_pair", "parse_ranks", "prefix_tokens", "tokens_with_prefix"]
 
 _TABLES: dict[str, type[np.generic]] = {
     "token_bytes": np.uint8,
@@ -196,6 +196,28 @@ def core_of(op: str, vocab: Vocab) -> Any:
     if not isinstance(vocab, Vocab):
         raise TypeError(f"{op}: vocab must be a Vocab, got {type(vocab).__name__}")
     return vocab._core
+
+
+def parse_ranks(data: bytes) -> tuple[Array, Array, Array]:
+    """Read tiktoken's rank file: a line ``base64 SPACE rank`` for every token.
+
+    Args:
+        data: the file.
+
+    Returns:
+        (N,) uint8 bytes of all tokens, (V + 1,) int64 offsets, and (V,) int64 ranks, in the order of the lines;
+        ``Vocab((tokens, offsets), ranks)`` is the vocabulary.
+
+    Raises:
+        ValueError: a line that is no base64 as an encoder writes it, holds no token or no rank of one to nine digits,
+            or has the rank of a line before; names the line.
+
+    >>> tokens, offsets, ranks = parse_ranks(b"YQ== 0\\nYWI= 1\\n")
+    >>> Vocab((tokens, offsets), ranks).token_bytes(1)
+    b'ab'
+    """
+    tokens, offsets, ranks = _C.parse_ranks(data)
+    return np.frombuffer(tokens, np.uint8), np.frombuffer(offsets, np.int64), np.frombuffer(ranks, np.int64)
 
 
 def is_valid_pair(vocab: Vocab, a: int, b: int) -> bool:
