@@ -35,6 +35,11 @@ class Decoding:
         >>> enc.decode_bytes([31373, 995])  # doctest: +SKIP
         b'hello world'
         """
+        if type(tokens) is list and not skip_special_tokens:  # the common case, kept short
+            try:
+                return bpe.decode(self.vocab, tokens)
+            except (TypeError, ValueError):
+                pass  # special tokens, or ids to complain about
         ids = _as_ids(tokens)
         if not self._added or not (hits := self._special_positions(ids)).size:
             return self._decode_plain(ids, 0)
