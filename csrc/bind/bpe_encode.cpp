@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bind/call.h"
+#include "bind/id_objects.h"
 #include "bind/pattern_arg.h"
 #include "bind/text_arg.h"
 #include "bind/vocab_arg.h"
@@ -51,7 +52,7 @@ void check_ends(const Call& call, const std::vector<bpe::Text>& texts, const Ten
 // The ids of all texts; `offsets` (B + 1), int64, is filled with where those of each begin.
 std::unique_ptr<IdArray> encode(const char* op, py::handle vocab_, const TextArgs& args, std::string_view pattern_,
                                 py::handle ends_, py::handle ends_of_, py::handle offsets_,
-                                const EncodeOptions& options) {
+                                const EncodeOptions& options, std::vector<int64_t>* counts_out = nullptr) {
   Call call(op);
   const bpe::Vocab& vocab = vocab_of(op, vocab_);
   const bpe::Pattern pattern = pattern_of(call, pattern_);
@@ -75,6 +76,7 @@ std::unique_ptr<IdArray> encode(const char* op, py::handle vocab_, const TextArg
     offsets.as<int64_t>()[0] = 0;
     std::inclusive_scan(counts.begin(), counts.end(), offsets.as<int64_t>() + 1);
   }
+  if (counts_out) *counts_out = std::move(counts);
   return result;
 }
 
@@ -111,17 +113,23 @@ std::unique_ptr<IdArray> encode_text(py::handle vocab, py::handle text, std::str
   return encode("encode", vocab, args, pattern, ends, ends_of, py::none(), options);
 }
 
-// What a caller that wants a list would make of it, without an array in between.
+// What callers that want lists would make of the arrays.
 py::list encode_list(py::handle vocab, py::handle text, std::string_view pattern) {
   const auto found = encode_text(vocab, text, pattern, py::none(), py::none(), 0);
-  const bpe::IdBuffer& ids = found->ids;
-  py::list list(static_cast<size_t>(ids.size()));
-  for (int64_t i = 0; i < ids.size(); ++i) {
-    PyObject* id = PyLong_FromLong(ids.data()[i]);
-    if (!id) throw py::error_already_set();
-    PyList_SET_ITEM(list.ptr(), i, id);
-  }
-  return list;
+  return id_list(found->ids.data(), found->ids.size());
+}
+
+py::list encode_lists(py::handle vocab, py::handle texts, std::string_view pattern, py::handle threads) {
+  TextArgs args("encode_batch");
+  args.add_all("texts", texts);
+  EncodeOptions options;
+  if (!threads.is_none()) options.threads = Call("encode_batch").integer("threads", threads, 1);
+  std::vector<int64_t> counts;
+  const auto found = encode("encode_batch", vocab, args, pattern, py::none(), py::none(), py::none(), options, &counts);
+  py::list lists(counts.size());
+  const int32_t* ids = found->ids.data();
+  for (size_t i = 0; i < counts.size(); ids += counts[i++]) lists[i] = id_list(ids, counts[i]);
+  return lists;
 }
 
 // -1: more than the limit. A text that is far longer than the limit is not encoded to its end.
@@ -297,6 +305,7 @@ std::unique_ptr<IdArray> prefix_tokens(py::handle vocab_, py::handle piece_) {
 void bind_bpe_encode(py::module_& m) {
   m.def("encode_text", &encode_text);
   m.def("encode_list", &encode_list);
+  m.def("encode_lists", &encode_lists);
   m.def("encode_texts", &encode_texts);
   m.def("encode_piece", &encode_piece);
   m.def("decode", &decode);

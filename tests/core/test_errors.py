@@ -279,6 +279,7 @@ OF_VOCABULARIES = {
     "encode",
     "encode_batch",
     "encode_list",
+    "encode_lists",
     "encode_piece",
     "is_valid_pair",
     "parse_ranks",

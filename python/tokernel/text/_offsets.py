@@ -19,19 +19,19 @@ def encode(state: State, text: str, allowed: AbstractSet[str] | None, unit: str,
     """Ids, and (N, 2) spans in the text."""
     if unit not in ("byte", "char"):
         raise ValueError(f'encode_with_offsets: unit: expected "byte" or "char", got {unit!r}')
-    count = characters_before(text.encode())
-    position = np.flatnonzero(np.diff(count, append=-1))  # of every character, and of the end
+    data = text.encode()
+    count = characters_before(data)
     ids: list[int] = []
     spans: list[Index] = [np.zeros((0, 2), np.int64)]
-    for segment in state.finder.segments(text, allowed):
-        begin = int(position[segment.start])
+    for segment in state.finder.segments(data, allowed):
         if segment.id is not None:
             ids.append(segment.id)
-            spans.append(np.array([[begin, position[segment.end]]], np.int64))
+            spans.append(np.array([[segment.start, segment.end]], np.int64))
             continue
-        inner_ids, inner = _segment(state, text[segment.start : segment.end], allowed, trim, segment.start == 0)
+        part = data[segment.start : segment.end].decode()
+        inner_ids, inner = _segment(state, part, allowed, trim, segment.start == 0)
         ids.extend(inner_ids)
-        spans.append(inner + begin)
+        spans.append(inner + segment.start)
     out = np.concatenate(spans)
     if unit == "char" and len(out):
         # A space that was put there stands for nothing; in characters it reports the one that it stands before.
@@ -69,14 +69,13 @@ def _segment(
     byte_end = np.where(same, byte_begin + 1, position[end[char]])
     ids: list[int] = []
     spans: list[Index] = [np.zeros((0, 2), np.int64)]
-    for inner in state.normalized_finder.segments(normal, allowed):
-        a, b = int(start_of[inner.start]), int(start_of[inner.end])
+    for inner in state.normalized_finder.segments(data, allowed):
         if inner.id is not None:
-            found, at = [inner.id], np.array([[0, b - a]], np.int64)
+            found, at = [inner.id], np.array([[0, inner.end - inner.start]], np.int64)
         else:
-            found, at = _part(state, normal[inner.start : inner.end], trim, first and a == 0)
+            found, at = _part(state, data[inner.start : inner.end].decode(), trim, first and inner.start == 0)
         ids.extend(found)
-        spans.append(_through(at + a, byte_begin, byte_end))
+        spans.append(_through(at + inner.start, byte_begin, byte_end))
     return ids, np.concatenate(spans)
 
 

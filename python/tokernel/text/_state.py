@@ -98,13 +98,11 @@ class State:
 
     def parts(self, text: str, allowed: AbstractSet[str] | None) -> Iterator[int | str]:
         """The text as added tokens (ids) and normalized texts between them."""
-        for segment in self.finder.segments(text, allowed):
-            if segment.id is not None:
-                yield segment.id
-                continue
-            part = self.front.normalize(text[segment.start : segment.end])
-            for inner in self.normalized_finder.segments(part, allowed):
-                yield part[inner.start : inner.end] if inner.id is None else inner.id
+        for part in _cut(self.finder, text, allowed):
+            if isinstance(part, str):
+                yield from _cut(self.normalized_finder, self.front.normalize(part), allowed)
+            else:
+                yield part
 
     def encode_part(self, text: str) -> npt.NDArray[np.int32]:
         """The ids of a normalized text without added tokens."""
@@ -134,6 +132,14 @@ class State:
             else:
                 ids += self.encode_part(part).tolist()
         return ids
+
+
+def _cut(finder: Finder, text: str, allowed: AbstractSet[str] | None) -> Iterator[int | str]:
+    if not text or not finder.may_be_in(text):
+        return iter([text] if text else [])
+    data = text.encode()
+    segments = finder.segments(data, allowed)
+    return (data[s.start : s.end].decode() if s.id is None else s.id for s in segments)
 
 
 def tokens_of(vocab: bpe.Vocab) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Literal
@@ -171,15 +170,14 @@ class Encoding(Decoding, Files):
         """`encode_ordinary` of every text, in parallel (None: on tokernel.get_num_threads() threads)."""
         if self._scanner is None or not self._one_part or not all(isinstance(t, str) for t in text):
             return [self.encode_ordinary(t, errors=errors) for t in text]
+        texts = [str(t) for t in text]
         try:
-            ids, offsets = bpe.encode_batch(self.vocab, list(text), self._scanner, threads=num_threads)
+            return bpe.encode_lists(self.vocab, texts, self._scanner, num_threads)
         except ValueError:
-            fixed = [_bytes_input.clean(str(t)) for t in text]
-            if fixed == list(text):
+            fixed = [_bytes_input.clean(t) for t in texts]
+            if fixed == texts:
                 raise
-            ids, offsets = bpe.encode_batch(self.vocab, fixed, self._scanner, threads=num_threads)
-        flat, ends = ids.tolist(), offsets.tolist()
-        return [flat[a:b] for a, b in itertools.pairwise(ends)]
+            return bpe.encode_lists(self.vocab, fixed, self._scanner, num_threads)
 
     def encode_batch(
         self,
@@ -191,18 +189,18 @@ class Encoding(Decoding, Files):
         errors: str = "replace",
     ) -> list[list[int]]:
         """`encode` of every text, in parallel."""
-        allowed, disallowed = self._allowed(allowed_special), self._frozen(disallowed_special)
+        disallowed = self._frozen(disallowed_special)
         plain = [isinstance(t, str) and not self._state.may_hold_added(t) for t in text]
         for t, is_plain in zip(text, plain, strict=True):
             if is_plain:
-                check_disallowed(str(t), self._specials, allowed, disallowed, self._state.may_hold_added)
+                self._text(t, self._allowed(allowed_special), disallowed)
         whole = iter(
             self.encode_ordinary_batch([t for t, p in zip(text, plain, strict=True) if p], num_threads=num_threads)
         )
         return [
             next(whole)
             if is_plain
-            else self.encode(t, allowed_special=allowed, disallowed_special=disallowed, errors=errors)
+            else self.encode(t, allowed_special=allowed_special, disallowed_special=disallowed, errors=errors)
             for t, is_plain in zip(text, plain, strict=True)
         ]
 
@@ -213,9 +211,10 @@ class Encoding(Decoding, Files):
         (tiktoken's come in no order)."""
         text = self._checked(text, allowed_special, disallowed_special)
         tokens = self._state.encode_list(text, self._allowed(allowed_special))
-        segments = self._state.finder.segments(text, self._allowed(allowed_special))
+        data = text.encode()
+        segments = self._state.finder.segments(data, self._allowed(allowed_special))
         last = segments[-1] if segments else None
-        tail = text[last.start : last.end].encode() if last is not None and last.id is None else b""
+        tail = data[last.start : last.end] if last is not None and last.id is None else b""
         return _unstable.completions(self, tokens, tail)
 
     def encode_single_token(self, text_or_bytes: str | bytes) -> int:
@@ -322,8 +321,9 @@ class Encoding(Decoding, Files):
     def _encode_bytes(self, text: bytes) -> list[int]:
         return self.encode_ordinary(text, errors="tiktoken")
 
-    def _allowed(self, allowed: Allowed) -> AbstractSet[str]:
-        return self._specials if isinstance(allowed, str) and allowed == ALL else allowed  # type: ignore[return-value]
+    @staticmethod
+    def _allowed(allowed: Allowed | None) -> AbstractSet[str] | None:
+        return None if allowed is None or isinstance(allowed, str) else allowed  # None: all of them
 
     @staticmethod
     def _frozen(disallowed: Disallowed) -> Literal["all"] | frozenset[str]:
@@ -336,7 +336,7 @@ class Encoding(Decoding, Files):
         check_disallowed(whole, self._specials, self._allowed(allowed), disallowed, self._state.may_hold_added)
         return whole
 
-    def _text(self, text: Any, allowed: AbstractSet[str], disallowed: Disallowed) -> str:
+    def _text(self, text: Any, allowed: AbstractSet[str] | None, disallowed: Disallowed) -> str:
         """The text, decoded if it is bytes and checked for special tokens that may not be in it."""
         whole: str = text if isinstance(text, str) else str(_bytes_input.as_bytes(text, "encode"), "utf-8", "replace")
         check_disallowed(whole, self._specials, allowed, disallowed, self._state.may_hold_added)
@@ -345,22 +345,22 @@ class Encoding(Decoding, Files):
     def _list(self, text: Any, allowed: Allowed, disallowed: Disallowed, errors: str) -> list[int]:
         if not isinstance(text, str) and errors != "replace":
             return _bytes_input.encode_by_rule(self, _bytes_input.as_bytes(text, "encode"), errors)
-        allowed = self._allowed(allowed)
-        text = self._text(text, allowed, disallowed)
+        names = self._allowed(allowed)
+        text = self._text(text, names, disallowed)
         try:
-            return self._state.encode_list(text, allowed)
+            return self._state.encode_list(text, names)
         except ValueError:
-            return self._state.encode_list(_bytes_input.repaired_or_raise(text), allowed)
+            return self._state.encode_list(_bytes_input.repaired_or_raise(text), names)
 
     def _array(self, text: Any, allowed: Allowed, disallowed: Disallowed, errors: str) -> npt.NDArray[np.int32]:
         if not isinstance(text, str) and errors != "replace":
             return np.array(self._list(text, allowed, disallowed, errors), np.int32)
-        allowed = self._allowed(allowed)
-        text = self._text(text, allowed, disallowed)
+        names = self._allowed(allowed)
+        text = self._text(text, names, disallowed)
         try:
-            return self._state.encode(text, allowed)
+            return self._state.encode(text, names)
         except ValueError:
-            return self._state.encode(_bytes_input.repaired_or_raise(text), allowed)
+            return self._state.encode(_bytes_input.repaired_or_raise(text), names)
 
 
 def _restore(state: State) -> Encoding:

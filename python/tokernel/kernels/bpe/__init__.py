@@ -10,6 +10,7 @@ from tokernel.kernels.bpe._encode import (
     encode,
     encode_batch,
     encode_list,
+    encode_lists,
     encode_piece,
 )
 from tokernel.kernels.bpe._merge_batch import MergedBatch, merge_pairs_batch
@@ -39,6 +40,7 @@ __all__ = [
     "encode",
     "encode_batch",
     "encode_list",
+    "encode_lists",
     "encode_piece",
     "is_valid_pair",
     "merge_pairs_batch",

@@ -20,6 +20,7 @@ __all__ = [
     "encode",
     "encode_batch",
     "encode_list",
+    "encode_lists",
     "encode_piece",
 ]
 
@@ -114,6 +115,29 @@ def encode_list(vocab: Vocab, text: str | bytes, pattern: str = "none") -> list[
     [3, 2, 0, 3]
     """
     ids: list[int] = _C.encode_list(core_of("encode", vocab), text, pattern)
+    return ids
+
+
+def encode_lists(
+    vocab: Vocab, texts: Sequence[str | bytes], pattern: str = "none", threads: int | None = None
+) -> list[list[int]]:
+    """Encode B texts into lists: what :func:`encode_batch` gives, cut up and as Python's integers.
+
+    Args:
+        vocab: the vocabulary.
+        texts: B str or bytes.
+        pattern: how to cut each: see :func:`encode`.
+        threads: use no more than these; the result is the same for any number.
+
+    Raises:
+        ValueError: as :func:`encode`, or `threads` below 1.
+        TypeError: as :func:`encode`.
+
+    >>> vocab = Vocab([b"a", b"b", b" ", b"ab"])
+    >>> encode_lists(vocab, ["ab", "", "aab"])
+    [[3], [], [0, 3]]
+    """
+    ids: list[list[int]] = _C.encode_lists(core_of("encode_batch", vocab), texts, pattern, threads)
     return ids
 
 
