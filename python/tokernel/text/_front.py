@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tokernel.text._cuts import Cuts, Find, fused, looks_behind
 from tokernel.text._normalizers import Normalizer
 from tokernel.text.pretokenizer import Pattern, characters_before
 
@@ -51,6 +52,22 @@ class SplitStep:
     pattern: Pattern
     behavior: str = "Isolated"
     invert: bool = False
+
+    @property
+    def scans(self) -> str | None:
+        """The scanner that is all of it, if it is one."""
+        if self.behavior != "Isolated" or self.pattern.joins_trailing_space:
+            return None
+        return self.pattern.scanner
+
+    @property
+    def cuts(self) -> bool:
+        """Whether `matches_in` says all of it."""
+        return self.behavior == "Isolated" and self.pattern.scanner is None and not looks_behind(self.pattern.regex)
+
+    def matches_in(self, text: str) -> Find | None:
+        find: Find = self.pattern.finditer
+        return find
 
     def cut(self, piece: str) -> list[Piece]:
         parts: list[tuple[int, int, bool]] = []
@@ -115,6 +132,10 @@ class Front:
         self.scanner = self.pattern.scanner if self.pattern and not self.pattern.joins_trailing_space else None
         if not steps:
             self.scanner = "none"
+        self.cuts: Cuts | None = fused(self.steps) if self.scanner is None and self.pattern is None else None
+        # A scanner of a text that begins with a space.
+        spaced = len(steps) == 2 and isinstance(steps[0], SpaceStep) and isinstance(steps[1], SplitStep)
+        self.spaced_scanner = steps[1].scans if spaced and isinstance(steps[1], SplitStep) else None
 
     @property
     def spaces_first(self) -> bool:
@@ -140,6 +161,8 @@ class Front:
             return self.pattern.pieces(text)
         if len(self.steps) == 1 and isinstance(self.steps[0], PatternStep):
             return self.steps[0].pattern.pieces(text)
+        if self.cuts is not None and self.cuts.scanner is None:
+            return self.cuts.parts(text)
         parts = [p.of(text).encode() for p in self.pieces(text)]
         return b"".join(parts), np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)))
 
@@ -148,7 +171,7 @@ class Front:
         added space stands for nothing."""
         data = text.encode()
         at = np.arange(len(data), dtype=np.int64)
-        if self.scanner is not None or self.pattern is not None:
+        if self.scanner is not None or self.pattern is not None or self.cuts is not None:
             return at, at + 1
         position = np.flatnonzero(np.diff(characters_before(data), append=-1))
         begin, end = [], []

@@ -108,8 +108,15 @@ class State:
         """The ids of a normalized text without added tokens."""
         if self.scanner is not None:
             return np.asarray(bpe.encode(self.vocab, text, self.scanner))
-        data, ends = self.front.prepare(text)
-        return np.asarray(bpe.encode(self.vocab, data, ends=ends))
+        if self.front.spaced_scanner is not None and text:
+            spaced = text if text.startswith(" ") else " " + text
+            return np.asarray(bpe.encode(self.vocab, spaced, self.front.spaced_scanner))
+        if (cuts := self.front.cuts) is not None and cuts.scanner is not None and text:
+            data, ends = cuts.parts(text)
+            parts = (np.frombuffer(data, np.uint8), np.append(np.zeros(1, np.int64), ends))
+            return np.asarray(bpe.encode_batch(self.vocab, parts, cuts.scanner)[0])
+        whole, ends_of = self.front.prepare(text)
+        return np.asarray(bpe.encode(self.vocab, whole, ends=ends_of))
 
     def encode(self, text: str, allowed: AbstractSet[str] | None) -> npt.NDArray[np.int32]:
         """The ids of a text; special tokens count if `allowed` names them."""

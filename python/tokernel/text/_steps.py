@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tokernel.kernels import bpe
+from tokernel.text._cuts import Find
 from tokernel.text._errors import FormatError
 from tokernel.text._front import Front, PatternStep, Piece, SpaceStep, SplitStep, Step
 from tokernel.text.pretokenizer import CLASSIC, Pattern
@@ -22,16 +24,21 @@ class DigitsStep:
     """Numbers (category N of the scanners' own Unicode) apart from the rest; `individual`: one by one."""
 
     individual: bool
+    cuts = True
 
-    def cut(self, piece: str) -> list[Piece]:
-        if piece.isascii():
+    def matches_in(self, text: str) -> Find | None:
+        if text.isascii():
             chars = "0-9"
         else:
-            chars = "".join(map(re.escape, sorted(c for c in set(piece) if _is_number(c))))
-        if not chars:
-            return [Piece(0, len(piece))]
-        number = f"[{chars}]" if self.individual else f"[{chars}]+"
-        return [Piece(*m.span()) for m in re.finditer(f"{number}|[^{chars}]+", piece)]
+            chars = "".join(map(re.escape, sorted(c for c in set(text) if _is_number(c))))
+        return re.compile(f"[{chars}]" if self.individual else f"[{chars}]+").finditer if chars else None
+
+    def cut(self, piece: str) -> list[Piece]:
+        find = self.matches_in(piece)
+        edges = {0, len(piece)}
+        if find is not None:
+            edges.update(itertools.chain.from_iterable(m.span() for m in find(piece, 0, len(piece))))
+        return [Piece(a, b) for a, b in itertools.pairwise(sorted(edges))]
 
 
 @functools.lru_cache(maxsize=4096)

@@ -101,6 +101,12 @@ class Pattern:
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.regex, self.dialect)
 
+    @property
+    def finditer(self) -> Any:
+        """The `finditer(text, from, to)` of a regex that has no scanner."""
+        assert self._compiled is not None
+        return self._compiled.finditer
+
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Start and end, in characters, of every match, empty ones too unless right behind another; what lies between
         matches belongs to none."""
