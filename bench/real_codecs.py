@@ -19,7 +19,6 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from tokernel import ops
 from tokernel.codecs.tokenbridge import GaussianScalarQuantizer
 from torch import Tensor
@@ -28,6 +27,7 @@ from bench import codec_audio, codec_ladder, codec_pictures
 from bench.codec_quantizers import CANDIDATES, Candidate
 from bench.machine import Clock, describe, set_framework_threads
 from bench.real_models import MissingError
+from bench.tables import print_tables, write_markdown
 
 STEPS, QUICK_STEPS = 1200, 3
 PROMPTS_QUICK = 12
@@ -168,16 +168,6 @@ def tables(document: dict[str, Any]) -> dict[str, list[list[str]]]:
     }
 
 
-def write_markdown(path: Path, document: dict[str, Any]) -> None:
-    """Write the tables as Markdown."""
-    parts = []
-    for title, (head, *body) in tables(document).items():
-        lines = "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *body))
-        parts.append(f"### {title}\n{lines}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(parts))
-
-
 def write_plot(path: Path, document: dict[str, Any]) -> None:
     """Draw the pictures' quality against bits, before and after training, and the ladder of the sound."""
     import matplotlib as mpl
@@ -243,17 +233,14 @@ def main(
     except MissingError as missing:
         Console(stderr=True).print(f"real_codecs cannot run here: {missing}")
         raise typer.Exit(1) from None
-    for title, (head, *body) in tables(document).items():
-        table = Table(*head, title=title, title_justify="left")
-        for line in body:
-            table.add_row(*line)
-        Console().print(table)
+    print_tables(tables(document))
     if json_path:
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(document, indent=1) + "\n")
-    for path, write in ((markdown_path, write_markdown), (plot_path, write_plot)):
-        if path:
-            write(path, document)
+    if markdown_path:
+        write_markdown(markdown_path, tables(document))
+    if plot_path:
+        write_plot(plot_path, document)
     if pictures_path:
         write_pictures(pictures_path, shown)
 

@@ -18,12 +18,12 @@ import tokernel
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from tokernel.text.data_mixture_inference import fit_tee, log10_mse, tee
 
 from bench.machine import Clock, describe
 from bench.mixture_texts import HOW, MissingTextError, Texts, read_languages
 from bench.mixture_trials import Floats, Language, Trial, classified, draw, efficiencies, inferred
+from bench.tables import print_tables, write_markdown
 
 CATEGORIES = (5, 10)
 MERGES = (30, 100, 300, 1000)
@@ -169,16 +169,6 @@ def tables(document: dict[str, Any]) -> dict[str, list[list[str]]]:
     }
 
 
-def write_markdown(path: Path, document: dict[str, Any]) -> None:
-    """Write the tables as Markdown."""
-    parts = []
-    for title, (head, *body) in tables(document).items():
-        lines = "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *body))
-        parts.append(f"### {title}\n{lines}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(parts))
-
-
 def write_plot(path: Path, document: dict[str, Any]) -> None:
     """Draw the error against merges and against sample text."""
     import matplotlib as mpl
@@ -227,17 +217,14 @@ def main(
     few: dict[str, Any] = {"mixtures": 1, "merges": (30, 100), "middle": 100, "categories": (2, 3)}
     with Progress(console=Console(stderr=True)) as progress:
         document = run(texts, progress=progress, **(few if quick else {"mixtures": mixtures}))
-    for title, (head, *body) in tables(document).items():
-        table = Table(*head, title=title, title_justify="left")
-        for line in body:
-            table.add_row(*line)
-        Console().print(table)
+    print_tables(tables(document))
     if json_path:
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(document, indent=1) + "\n")
-    for path, write in ((markdown_path, write_markdown), (plot_path, write_plot)):
-        if path:
-            write(path, document)
+    if markdown_path:
+        write_markdown(markdown_path, tables(document))
+    if plot_path:
+        write_plot(plot_path, document)
 
 
 if __name__ == "__main__":
