@@ -410,7 +410,7 @@ def test_bytes_without_an_id_are_left_out():
 
 
 def test_an_encoding_is_its_merges():
-    """Ranks list no merges: all splits of every token, of which the trained one is found again."""
+    """Ranks list no merges: the trained split of every token is found again among those the vocabulary knows."""
     texts = list(corpora(11, categories=2))
     merges = trained([*texts[0], *texts[1], *texts[1]], 60)
     spelled = [bytes([b]) for b in range(256)]
@@ -419,7 +419,7 @@ def test_an_encoding_is_its_merges():
     ranks = {token: rank for rank, token in enumerate(spelled)}
     encoding = Encoding("toy", pat_str="gpt2", mergeable_ranks=ranks, special_tokens={"<|end|>": 400})
     listed = _mixture_pieces.listed_merges(encoding.vocab)
-    assert len(listed) > 60
+    assert len(listed) >= 60  # the vocabulary may know other splits of a token too
     assert mixture.trained_merges(listed).tolist() == merges.tolist()
     named = {"x": texts[0], "y": texts[1]}
     expected = mixture.infer_from_merges(merges, {name: pieces(each) for name, each in named.items()})

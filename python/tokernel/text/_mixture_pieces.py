@@ -45,7 +45,7 @@ def category_of(pieces: bpe.CountedPieces, merges: Ints, byte_ids: Ints | None =
 
 
 def listed_merges(vocab: bpe.Vocab) -> Ints:
-    """(M, 3) every merge of a vocabulary; of a vocabulary of ranks, all pairs of tokens that spell a token, by rank."""
+    """(M, 3) every merge of a vocabulary; of a vocabulary of ranks, the pairs that spell a token, by rank."""
     tables = vocab.tables()
     if len(tables["merges"]):
         return tables["merges"].astype(np.int64)
