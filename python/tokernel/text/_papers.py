@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of the papers of this room, in the order of its README."""
-
-from __future__ import annotations
+"""Records of the papers in this room."""
 
 from tokernel.papers import Paper
 
@@ -48,5 +46,20 @@ PAPERS: tuple[Paper, ...] = (
         notes="Merging, all boundaries, cache, input hook and generation; the hypernetwork is a callable (zett's "
         "paper has one). Exact search instead of ScaNN. Left out: training of LoRA adapters. Text that spells a "
         "special token never becomes one. The growth of the large vocabulary breaks ties as the merges do [ours].",
+    ),
+    Paper(
+        slug="exact_byte_probs",
+        title="Exact Byte-Level Probabilities from Tokenized Language Models for FIM-Tasks and Model Ensembles",
+        arxiv="2410.09303",
+        venue="ICLR 2025",
+        module="tokernel.text.exact_byte_probs",
+        official_repo="facebookresearch/Exact-Byte-Level-Probabilities-from-Tokenized-LMs",
+        licence="CC BY-NC 4.0",
+        verified_against="repo",
+        status="complete",
+        notes="Written from the paper's lemma; the official code is not for commercial use. Byte-level BPE and "
+        "SentencePiece BPE with byte fallback. Prompts without a space, empty ones and those that end inside a "
+        "character work too; the official code refuses them. Bytes that are no UTF-8 are characters of no class for "
+        "byte-level BPE: ours. The order of a fill-in-the-middle context (suffix first) is our reconstruction.",
     ),
 )
