@@ -25,36 +25,13 @@ void run_host(void (*host)(const Args&), void (*ref)(const Args&), const Args& a
   note_last_level(level);
 }
 
-// Bytes through `byte_ids` (a byte without an id is left out), or ids as they are; `offsets` follow.
-std::vector<uint32_t> symbols_of(Call& call, const Tensor& pieces, Tensor& offsets, const Tensor& byte_ids,
-                                 int64_t tokens, std::vector<int64_t>& new_offsets) {
-  std::vector<uint32_t> symbols;
-  symbols.reserve(pieces.size(0));
-  if (pieces.dtype != DType::u8) {
-    call.check_index("pieces", pieces, tokens);
-    for (int64_t i = 0; i < pieces.size(0); ++i) symbols.push_back(static_cast<uint32_t>(pieces.as<int64_t>()[i]));
-    return symbols;
-  }
-  const auto* at = offsets.as<int64_t>();
-  new_offsets.push_back(0);
-  for (int64_t w = 0; w + 1 < offsets.size(0); ++w) {
-    for (int64_t i = at[w]; i < at[w + 1]; ++i) {
-      const int64_t id = byte_ids.as<int64_t>()[pieces.as<uint8_t>()[i]];
-      if (id >= 0) symbols.push_back(static_cast<uint32_t>(id));
-    }
-    new_offsets.push_back(static_cast<int64_t>(symbols.size()));
-  }
-  offsets.data = new_offsets.data();
-  return symbols;
-}
-
 py::object train_merges(py::handle pieces_, py::handle offsets_, py::handle counts_, py::handle vocab_size_,
                         py::handle token_bytes_, py::handle token_offsets_, py::handle tokens_, py::handle byte_ids_,
                         py::handle min_frequency_, py::handle max_token_length_, py::handle most_merges_,
                         py::handle progress_) {
   Call call("train_merges");
   const Tensor pieces = call.dense("pieces", pieces_, dtype_bit(DType::u8) | kIndex, "N");
-  Tensor offsets = call.dense("offsets", offsets_, kIndex, "O");
+  const Tensor offsets = call.dense("offsets", offsets_, kIndex, "O");
   const Tensor counts = call.dense("counts", counts_, kIndex, "P");
   const Tensor token_bytes = call.optional_dense("tokens", token_bytes_, dtype_bit(DType::u8), "S");
   const Tensor token_offsets = call.optional_dense("token_offsets", token_offsets_, dtype_bit(DType::i64), "T");
@@ -78,11 +55,17 @@ py::object train_merges(py::handle pieces_, py::handle offsets_, py::handle coun
     call.check_index("byte_ids", byte_ids, tokens, -1);
   }
 
-  std::vector<int64_t> new_offsets;
-  const std::vector<uint32_t> symbols = symbols_of(call, pieces, offsets, byte_ids, tokens, new_offsets);
-  const bpe::Words words = checked_words(call, symbols, offsets, counts);
+  const bool bytes = pieces.dtype == DType::u8;
+  if (!bytes) call.check_index("pieces", pieces, tokens);
+  const bpe::Words words{bytes ? pieces.as<uint8_t>() : nullptr,
+                         byte_ids.as<int64_t>(),
+                         bytes ? nullptr : pieces.as<int64_t>(),
+                         offsets.as<int64_t>(),
+                         counts.as<int64_t>(),
+                         counts.size(0)};
+  check_words(call, words);
   bpe::TokenTexts texts(token_bytes.as<uint8_t>(), token_offsets.as<int64_t>(), tokens);
-  texts.reserve_for_words(symbols);
+  texts.reserve_for_words(words);
   const bpe::Progress progress = Watch(progress_);
   std::vector<bpe::Merge> merges;
   const bpe::TrainMergesArgs args{words, &texts,    vocab_size, most, std::max<int64_t>(1, min_frequency),
@@ -99,14 +82,6 @@ py::object train_merges(py::handle pieces_, py::handle offsets_, py::handle coun
   return call.results();
 }
 
-std::vector<uint32_t> ids_of(Call& call, const char* name, const Tensor& ids) {
-  call.check_index(name, ids, kMostTokens);
-  int64_t count = 1;
-  for (int i = 0; i < ids.ndim; ++i) count *= ids.size(i);
-  const auto* from = ids.as<int64_t>();
-  return {from, from + count};
-}
-
 py::object pair_count_history(py::handle words_, py::handle offsets_, py::handle counts_, py::handle merges_,
                               py::handle progress_) {
   Call call("pair_count_history");
@@ -117,16 +92,21 @@ py::object pair_count_history(py::handle words_, py::handle offsets_, py::handle
   if (merges.size(1) != 3) call.fail_value("merges", "(T, 3) of left, right and result", extents_text(merges));
   call.check_offsets("offsets", offsets, symbols.size(0));
   check_counts(call, counts, offsets);
-  const std::vector<uint32_t> ids = ids_of(call, "words", symbols);
-  const std::vector<uint32_t> steps = ids_of(call, "merges", merges);
+  call.check_index("words", symbols, kMostTokens);
+  call.check_index("merges", merges, kMostTokens);
+  const bpe::Words words{nullptr,       nullptr, symbols.as<int64_t>(), offsets.as<int64_t>(), counts.as<int64_t>(),
+                         counts.size(0)};
+  check_words(call, words);
   std::vector<bpe::Merge> rule;
-  for (size_t i = 0; i + 2 < steps.size(); i += 3) rule.push_back({steps[i], steps[i + 1], steps[i + 2]});
+  for (int64_t t = 0; t < merges.size(0); ++t) {
+    const int64_t* row = merges.as<int64_t>() + 3 * t;
+    rule.push_back({static_cast<uint32_t>(row[0]), static_cast<uint32_t>(row[1]), static_cast<uint32_t>(row[2])});
+  }
 
   const bpe::Progress progress = Watch(progress_);
   std::vector<bpe::PairKey> pairs;
   std::vector<int64_t> changed, off;
-  const bpe::PairCountHistoryArgs args{
-      checked_words(call, ids, offsets, counts), rule.data(), merges.size(0), &progress, &pairs, &changed, &off};
+  const bpe::PairCountHistoryArgs args{words, rule.data(), merges.size(0), &progress, &pairs, &changed, &off};
   run_host(&bpe::host::pair_count_history, &bpe::ref::pair_count_history, args);
   call.set('K', static_cast<int64_t>(pairs.size()));
   call.set('B', 2);

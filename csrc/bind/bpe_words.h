@@ -2,7 +2,6 @@
 // What bindings of trainers share: unique words as arguments, and a look at Python now and then.
 #pragma once
 #include <chrono>
-#include <vector>
 
 #include "bind/call.h"
 #include "bpe/train_merges.h"
@@ -23,19 +22,17 @@ inline void check_counts(const Call& call, const Tensor& counts, const Tensor& o
   }
 }
 
-// Checks that no pair could be counted beyond int64. All three must outlive the answer.
-inline bpe::Words checked_words(const Call& call, const std::vector<uint32_t>& symbols, const Tensor& offsets,
-                                const Tensor& counts) {
-  const int64_t words = counts.size(0);
-  const auto* from = offsets.as<int64_t>();
-  const auto* count = counts.as<int64_t>();
-  const auto total = static_cast<int64_t>(symbols.size());
-  if (total > bpe::kMostSymbols - words)
+// No pair could be counted beyond int64, and places of symbols fit 32 bits.
+inline void check_words(const Call& call, const bpe::Words& words) {
+  const int64_t total = words.offsets[words.words];
+  if (total > bpe::kMostSymbols - words.words) {
     call.fail_value("offsets", "of less than 2**32 symbols", std::to_string(total));
+  }
   __int128 pairs = 0;
-  for (int64_t w = 0; w < words; ++w) pairs += __int128{count[w]} * (from[w + 1] - from[w]);
+  for (int64_t w = 0; w < words.words; ++w) {
+    pairs += __int128{words.counts[w]} * (words.offsets[w + 1] - words.offsets[w]);
+  }
   if (pairs > INT64_MAX) call.fail_value("counts", "of less than 2**63 symbols in all", "more");
-  return {symbols.data(), from, count, words};
 }
 
 // Lets Ctrl-C end a long run, and tells `callback` (or nobody) how far it is; at most every 50 ms.

@@ -17,8 +17,12 @@ struct Counted {
 
 class History {
  public:
-  explicit History(const PairCountHistoryArgs& a) : a_(a), symbols_(a.words.symbols, a.words.symbols + total(a.words)) {
-    for (int64_t w = 0; w < a.words.words; ++w) length_.push_back(a.words.offsets[w + 1] - a.words.offsets[w]);
+  explicit History(const PairCountHistoryArgs& a) : a_(a), symbols_(a.words.offsets[a.words.words]) {
+    for (int64_t w = 0; w < a.words.words; ++w) {
+      int64_t length = 0;
+      a.words.for_each_symbol(w, [&](uint32_t symbol) { word(w)[length++] = symbol; });
+      length_.push_back(length);
+    }
   }
 
   void run() {
@@ -33,8 +37,6 @@ class History {
   }
 
  private:
-  static int64_t total(const Words& words) { return words.offsets[words.words]; }
-
   uint32_t* word(int64_t w) { return symbols_.data() + a_.words.offsets[w]; }
 
   void count_word(int64_t w) {

@@ -38,19 +38,21 @@ struct Place {
 class Cells {
  public:
   explicit Cells(const Words& words) {
-    cells_.reserve(words.offsets[words.words] - words.offsets[0] + words.words + 1);
+    cells_.reserve(words.offsets[words.words] + words.words + 1);
+    cells_.push_back(kGap);
     for (int64_t w = 0; w < words.words; ++w) {
-      cells_.push_back(kGap);
-      const int64_t begin = words.offsets[w], end = words.offsets[w + 1];
-      if (end - begin < 2 || words.counts[w] == 0) {
-        cells_.pop_back();
+      if (words.counts[w] == 0) continue;
+      const size_t begin = cells_.size();
+      words.for_each_symbol(w, [&](uint32_t symbol) { cells_.push_back(symbol); });
+      const size_t length = cells_.size() - begin;
+      if (length < 2) {
+        cells_.resize(begin);
         continue;
       }
-      pairs_ += words.counts[w] * (end - begin - 1);
-      starts_.push_back({static_cast<uint32_t>(cells_.size()), weights.pack(words.counts[w])});
-      cells_.insert(cells_.end(), words.symbols + begin, words.symbols + end);
+      pairs_ += words.counts[w] * static_cast<int64_t>(length - 1);
+      starts_.push_back({static_cast<uint32_t>(begin), weights.pack(words.counts[w])});
+      cells_.push_back(kGap);
     }
-    cells_.push_back(kGap);
   }
 
   // Neighbours at the start, each as often as its word.

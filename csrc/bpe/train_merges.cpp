@@ -10,6 +10,7 @@
 
 #include "bpe/train_cells.h"
 #include "bpe/train_pairs.h"
+#include "bpe/train_queue.h"
 
 namespace tk::bpe::host {
 namespace {
@@ -18,24 +19,13 @@ namespace {
 // low costs memory and time for pairs that never come, too high costs another count. Both change no result.
 constexpr int64_t kFirstCut = 32;
 constexpr int64_t kNextCut = 4;
+constexpr size_t kMostPlaces = UINT32_MAX;
 
 struct PairEntry {
   PairKey key = kNoPair;
   int64_t count = 0;
-  uint64_t first = 0;   // of its places
+  uint32_t first = 0;   // of its places
   uint32_t places = 0;  // stale ones included
-};
-
-struct Candidate {
-  int64_t count;
-  PairKey key;
-};
-
-// For std::push_heap: the best one is the greatest.
-struct Worse {
-  bool operator()(const Candidate& a, const Candidate& b) const {
-    return a.count != b.count ? a.count < b.count : a.key > b.key;
-  }
 };
 
 // What one merge does on one side of its new token, by neighbour.
@@ -43,7 +33,7 @@ class Side {
  public:
   struct Neighbour {
     int64_t count = 0;
-    uint64_t next = 0;  // where its next place goes
+    uint32_t next = 0;  // where its next place goes
     uint32_t places = 0;
     bool kept = false;
   };
@@ -117,7 +107,7 @@ class Trainer {
     });
     pairs_ = {};
     queue_.clear();
-    uint64_t total = 0;
+    uint32_t total = 0;
     all.for_each([&](PairEntry& entry) {
       if (entry.count < threshold_ || !eligible(left_of(entry.key), right_of(entry.key))) return;
       PairEntry& kept = pairs_[entry.key];
@@ -125,9 +115,11 @@ class Trainer {
       kept.first = total;
       total += entry.places;
       kept.places = 0;
-      queue_.push_back({entry.count, entry.key});
+      queue_.append({entry.count, entry.key});
     });
-    std::make_heap(queue_.begin(), queue_.end(), Worse());
+    queue_.order();
+    places_.clear();
+    places_.reserve(std::min<size_t>(kMostPlaces, size_t{3} * total));  // memory that is not written costs nothing
     places_.resize(total);
     cells_.for_each_pair(span_.data(), [&](uint32_t left, uint32_t right, Place place) {
       PairEntry* entry = pairs_.find(pair_key(left, right));
@@ -138,19 +130,15 @@ class Trainer {
   // The pair with the largest count, or null when none reaches the threshold.
   PairEntry* next_best() {
     while (!queue_.empty()) {
-      std::pop_heap(queue_.begin(), queue_.end(), Worse());
-      Candidate& top = queue_.back();
-      PairEntry& entry = *pairs_.find(top.key);
-      if (entry.count == top.count) {
-        queue_.pop_back();
-        return &entry;
+      const Candidate top = queue_.top();
+      PairEntry* entry = pairs_.find(top.key);
+      if (entry && entry->count >= threshold_ && entry->count != top.count) {
+        queue_.lower_top(entry->count);
+        continue;
       }
-      top.count = entry.count;
-      if (top.count < threshold_) {
-        queue_.pop_back();
-      } else {
-        std::push_heap(queue_.begin(), queue_.end(), Worse());
-      }
+      queue_.pop();
+      if (!queue_.empty()) pairs_.prefetch(queue_.top().key);
+      if (entry && entry->count == top.count) return entry;
     }
     return nullptr;
   }
@@ -170,7 +158,8 @@ class Trainer {
     span_[x] = span_[a] + span_[b];
     pair.count = 0;
     const int64_t twice = replace(pair, a, b, x);
-    if (x < known) return count_all();  // pairs with an old token may gain
+    // Pairs with an old token may gain; and places have 32-bit numbers.
+    if (x < known || places_.size() + left_.found.size() + right_.found.size() > kMostPlaces) return count_all();
     settle(a, b, x, twice);
   }
 
@@ -220,14 +209,14 @@ class Trainer {
 
   void gain(PairKey key, Side::Neighbour& neighbour, int64_t count) {
     if (count < threshold_ || !eligible(left_of(key), right_of(key))) return;
+    pairs_.make_room([&](const PairEntry& entry) { return entry.count >= threshold_; });
     PairEntry& entry = pairs_[key];
     entry.count = count;
-    entry.first = neighbour.next = places_.size();
+    entry.first = neighbour.next = static_cast<uint32_t>(places_.size());
     entry.places = neighbour.places;
     neighbour.kept = true;
     places_.resize(places_.size() + neighbour.places);
-    queue_.push_back({count, key});
-    std::push_heap(queue_.begin(), queue_.end(), Worse());
+    queue_.push({count, key});
   }
 
   void file(Side& side) {
@@ -242,7 +231,7 @@ class Trainer {
   std::vector<uint32_t> span_;  // by token: how many initial symbols it covers
   int64_t threshold_ = 1;
   PairTable<PairEntry> pairs_;
-  std::vector<Candidate> queue_;
+  CandidateQueue queue_;
   std::vector<Place> places_;
   Side left_, right_;
 };

@@ -14,18 +14,11 @@ constexpr PairKey pair_key(uint32_t left, uint32_t right) { return PairKey{left}
 constexpr uint32_t left_of(PairKey key) { return static_cast<uint32_t>(key >> 32); }
 constexpr uint32_t right_of(PairKey key) { return static_cast<uint32_t>(key); }
 
-// Entry is a struct with a `PairKey key = kNoPair`. Entries never leave but all together.
+// Entry is a struct with a `PairKey key = kNoPair`.
 template <class Entry>
 class PairTable {
  public:
   PairTable() : entries_(kLeast) {}
-
-  // Room for this many pairs without growing.
-  explicit PairTable(size_t pairs) {
-    size_t size = kLeast;
-    while (size < pairs * 2) size *= 2;
-    entries_.resize(size);
-  }
 
   // Null for a pair that is not here.
   Entry* find(PairKey key) {
@@ -35,9 +28,18 @@ class PairTable {
     }
   }
 
+  // Forgets entries before the table has to grow, if it has to for one more.
+  template <class Keep>
+  void make_room(Keep&& keep) {
+    if (!full()) return;
+    size_t kept = 0;
+    for (const Entry& entry : entries_) kept += entry.key != kNoPair && keep(entry);
+    move_to(kept * 3 > entries_.size() ? entries_.size() * 2 : entries_.size(), keep);
+  }
+
   // The entry of this pair, a new one if need be: then others may move.
   Entry& operator[](PairKey key) {
-    if ((used_ + 1) * 2 > entries_.size()) grow();
+    if (full()) move_to(entries_.size() * 2, [](const Entry&) { return true; });
     for (size_t i = slot(key);; i = (i + 1) & (entries_.size() - 1)) {
       if (entries_[i].key == key) return entries_[i];
       if (entries_[i].key != kNoPair) continue;
@@ -64,14 +66,19 @@ class PairTable {
     return (mixed ^ mixed >> 32) & (entries_.size() - 1);
   }
 
-  void grow() {
-    std::vector<Entry> old(entries_.size() * 2);
+  bool full() const { return (used_ + 1) * 3 > entries_.size() * 2; }
+
+  template <class Keep>
+  void move_to(size_t size, Keep&& keep) {
+    std::vector<Entry> old(size);
     old.swap(entries_);
-    for (Entry& entry : old) {
-      if (entry.key == kNoPair) continue;
+    used_ = 0;
+    for (const Entry& entry : old) {
+      if (entry.key == kNoPair || !keep(entry)) continue;
       size_t i = slot(entry.key);
       while (entries_[i].key != kNoPair) i = (i + 1) & (entries_.size() - 1);
       entries_[i] = entry;
+      ++used_;
     }
   }
 

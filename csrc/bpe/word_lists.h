@@ -14,7 +14,8 @@ using Word = std::vector<uint32_t>;
 inline std::vector<Word> word_lists(const Words& words) {
   std::vector<Word> lists;
   for (int64_t w = 0; w < words.words; ++w) {
-    lists.emplace_back(words.symbols + words.offsets[w], words.symbols + words.offsets[w + 1]);
+    lists.emplace_back();
+    words.for_each_symbol(w, [&](uint32_t symbol) { lists.back().push_back(symbol); });
   }
   return lists;
 }
