@@ -67,7 +67,7 @@ def count_pieces(
     >>> counted.counts
     array([2, 1, 1, 1, 1])
     >>> counted.pieces.tobytes()
-    b' be not or tototo'
+    b' be not or toto'
     """
     if isinstance(texts, str | bytes | bytearray) or not isinstance(texts, Sequence):
         raise TypeError(f"count_pieces: texts must be a sequence of texts, got {type(texts).__name__}")
