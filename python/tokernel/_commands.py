@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tokernel
+from tokernel._bpe_commands import bpe
 
 app = typer.Typer(
     add_completion=False,
@@ -22,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Kernels for papers that merge, prune, attend, draft, quantize and tokenize.",
 )
+
+app.add_typer(bpe, name="bpe")
 
 _BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
@@ -78,7 +81,10 @@ def demo(
     rates: Annotated[str, typer.Option(help="shares of the tokens to merge away")] = "0.25,0.5,0.75,0.9",
     threads: Annotated[int, typer.Option(help="threads of ours and of NumPy; 0: all", min=0)] = 0,
 ) -> None:
-    """Merge the tokens of a photograph and of a text; write a PNG, print figures against the plain NumPy formula."""
+    """Merge the tokens of a photograph and of a text, and learn a vocabulary from the text.
+
+    Writes a PNG and a page of HTML beside it, and prints figures against the plain NumPy formula.
+    """
     missing = [name for name in ("matplotlib", "PIL") if importlib.util.find_spec(name) is None]
     if missing:
         typer.echo(f"tokernel demo: needs {' and '.join(missing)}: pip install 'tokernel[cli]'", err=True)

@@ -10,9 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 import tokernel
+from tokernel._bpe_files import write
+from tokernel._bpe_view import page, terminal
 from tokernel._demo.data import DemoError, load_picture, load_text
 from tokernel._demo.draw import write_png
 from tokernel._demo.picture import PATCH, Merged, merge_picture
+from tokernel._demo.tokens import Learnt, learn
 from tokernel._demo.words import Words, merge_words
 
 __all__ = ["DemoError", "run"]
@@ -32,7 +35,7 @@ def run(*, image: Path | None, text: Path | None, out: Path, rates: str, console
     prepare_folder(out)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("tokernel demo", total=len(chosen) + 2)
+        bar = progress.add_task("tokernel demo", total=len(chosen) + 3)
         merged = []
         for rate in chosen:
             progress.update(bar, description=f"merging {rate:.0%} of the picture's tokens")
@@ -41,15 +44,21 @@ def run(*, image: Path | None, text: Path | None, out: Path, rates: str, console
         progress.update(bar, description="merging the text")
         words = merge_words(content)
         progress.advance(bar)
+        progress.update(bar, description="learning tokens of the text")
+        learnt = learn(content)
+        progress.advance(bar)
         progress.update(bar, description="drawing")
         try:
             write_png(out, picture_name, pixels, merged)
+            write(out.with_suffix(".html"), _token_page(text_name, learnt).encode())
         except OSError as error:
             raise DemoError(f"--out: cannot write {out}: {error.strerror or error}") from None
         progress.update(bar, description="done", advance=1)
     console.print(_picture_table(picture_name, merged))
     console.print(_text_table(text_name, words))
-    console.print(f"wrote {out}", highlight=False)
+    console.print(_token_table(text_name, learnt))
+    console.print(terminal(learnt[-1].sample))
+    console.print(f"wrote {out} and {out.with_suffix('.html')}", highlight=False)
 
 
 def prepare_folder(out: Path) -> None:
@@ -105,3 +114,23 @@ def _text_table(name: str, words: Words) -> Table:
     pairs = ", ".join(f"{a} ~ {b}" for a, b in words.alike)
     table.add_row(f"most alike of {words.vocabulary} words", f"{pairs} (matched in {_seconds(words.match_seconds)})")
     return table
+
+
+def _token_facts(one: Learnt) -> str:
+    return f"{one.tokens} tokens, {one.bytes / one.tokens:.2f} bytes a token"
+
+
+def _token_table(name: str, learnt: list[Learnt]) -> Table:
+    table = Table(title=f"{name}: byte pairs merged into tokens", title_justify="left", header_style="bold")
+    for column in ("vocabulary", "tokens", "bytes a token", "training", "encoding"):
+        table.add_column(column, justify="right")
+    for one in learnt:
+        table.add_row(
+            f"{one.vocabulary}", f"{one.tokens}", f"{one.bytes / one.tokens:.2f}",
+            _seconds(one.seconds), _seconds(one.encode_seconds),
+        )  # fmt: skip
+    return table
+
+
+def _token_page(name: str, learnt: list[Learnt]) -> str:
+    return page(name, [(f"{one.vocabulary} tokens in all", _token_facts(one), one.sample) for one in learnt])
