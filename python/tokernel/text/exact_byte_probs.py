@@ -261,6 +261,7 @@ class ByteLM:
         head, cut = _tail(self.tokenizer, self._prefix)
         tail = self._prefix[cut:]
         self._wholes = []
+        self._next: list[Array] | None = None
         for ids in self.tokenizer.spellings(tail):
             weight = self._weight_of((*head, *ids)) if self._prefix else 0.0
             if weight > -np.inf:
@@ -285,8 +286,13 @@ class ByteLM:
         ]
         return sorted(found)
 
-    def _following(self, whole: _Whole) -> Array:
-        """log P of a whole cover with each token behind it: (V,); -inf for those that do not count."""
+    def _following(self) -> list[Array]:
+        """log P of each whole cover with each token behind it: (V,); -inf for those that do not count."""
+        if self._next is None:
+            self._next = [self._behind(whole) for whole in self._wholes]
+        return self._next
+
+    def _behind(self, whole: _Whole) -> Array:
         weights = self._log_probs(whole.ids) + whole.weight
         if not self.exact:
             return weights
@@ -299,7 +305,7 @@ class ByteLM:
         The mass of byte b is that of the covers of the prefix with b behind it, given the last certain cut of the
         prompt.
         """
-        groups = [(self._following(whole), self.tokenizer.table.slot) for whole in self._wholes]
+        groups = [(weights, self.tokenizer.table.slot) for weights in self._following()]
         for branch in self._branches:
             groups.append((branch.weights, self.tokenizer.table.byte_at(branch.tokens, branch.used)))
         top = max((float(weights.max(initial=-np.inf)) for weights, _ in groups), default=-np.inf)
@@ -350,8 +356,7 @@ class ByteLM:
             same = table.byte_at(branch.tokens, branch.used) == byte
             if same.any():
                 kept.append(_Branch(branch.left, branch.tokens[same], branch.weights[same], branch.used + 1))
-        for whole in self._wholes:
-            following = self._following(whole)
+        for whole, following in zip(self._wholes, self._following(), strict=True):
             begun = np.flatnonzero((table.slot == byte) & (following > -np.inf))
             if len(begun):
                 kept.append(_Branch(whole.ids, begun, following[begun], 1))
