@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from tokernel.text import Encoding
 from tokernel.text.causal_lm import CausalLM
 from tokernel.text.exact_byte_probs import ByteLevelTokenizer, ByteLM, first_byte_sum
@@ -27,6 +27,7 @@ from tokernel.text.exact_byte_probs import ByteLevelTokenizer, ByteLM, first_byt
 from bench.decoding_methods import PROSE
 from bench.machine import describe
 from bench.real_models import MissingError, load_smollm2
+from bench.tables import print_tables, write_markdown
 
 SHORTEST_WORD = 6
 END_OF_TEXT = 0
@@ -120,14 +121,14 @@ def encoding_of(tokenizer: Any) -> Encoding:
         return Encoding.from_hf(path)
 
 
-def summary(cuts: list[Cut]) -> list[list[str]]:
-    """The table: a head, then one line each way."""
-    head = ["way", "bits of the next byte", "next byte right", "word right"]
-    lines = [head]
+def tables(cuts: list[Cut]) -> dict[str, list[list[str]]]:
+    """One table: a line each way, the mass that leaks in its title."""
+    lines = [["way", "bits of the next byte", "next byte right", "word right"]]
     for way in ("ordinary", "exact"):
         bits, hit, word = (np.mean([getattr(c, f"{way}_{what}") for c in cuts]) for what in ("bits", "hit", "word"))
         lines.append([way, f"{bits:.2f}", f"{hit:.0%}", f"{word:.0%}"])
-    return lines
+    leaked = np.mean([c.leaked for c in cuts])
+    return {f"{len(cuts)} words cut; {leaked:.1%} of the mass behind the tokens of the cut text leaks": lines}
 
 
 def main(
@@ -145,24 +146,14 @@ def main(
     places = [place for text in PROSE for place in cuts_of(text, cuts)]
     with Progress(console=Console(stderr=True)) as progress:
         found = [contest.run(*place) for place in progress.track(places, description="cuts")]
-    lines = summary(found)
-    leaked = float(np.mean([c.leaked for c in found]))
-    table = Table(
-        title=f"{len(found)} cuts; {leaked:.1%} of the mass behind the cut tokens leaks", title_justify="left"
-    )
-    for name in lines[0]:
-        table.add_column(name)
-    for line in lines[1:]:
-        table.add_row(*line)
-    Console().print(table)
+    lines = tables(found)
+    print_tables(lines)
     if json_path:
-        document = {"about": describe([1]), "leaked": leaked, "cuts": [asdict(c) for c in found]}
+        document = {"about": describe([torch.get_num_threads()]), "cuts": [asdict(c) for c in found]}
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(document, indent=1) + "\n")
     if markdown_path:
-        markdown_path.parent.mkdir(parents=True, exist_ok=True)
-        body = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-        markdown_path.write_text("".join(f"| {' | '.join(line)} |\n" for line in body))
+        write_markdown(markdown_path, lines)
 
 
 if __name__ == "__main__":
