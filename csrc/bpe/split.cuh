@@ -10,7 +10,7 @@
 namespace tk::bpe::gpu {
 
 constexpr int kSplitThreads = 256;
-constexpr int64_t kSplitPart = 128;  // bytes of text a thread, unless the caller wants others
+constexpr int64_t kSplitPart = 64;  // bytes of text a thread, unless the caller wants others
 
 // Every byte belongs to the thread of the last certain boundary at or before it.
 template <Pattern pattern>
