@@ -10,6 +10,7 @@ void bind_bpe(py::module_& m) {
   bind_bpe_encode(m);
   bind_bpe_train(m);
   bind_bpe_count(m);
+  bind_bpe_device(m);
   bind_bpe_lattice(m);
   bind_bpe_pieces(m);
 }

@@ -55,6 +55,7 @@ void bind_bpe_vocab(py::module_& m);
 void bind_bpe_encode(py::module_& m);
 void bind_bpe_train(py::module_& m);
 void bind_bpe_count(py::module_& m);
+void bind_bpe_device(py::module_& m);
 void bind_bpe_lattice(py::module_& m);
 void bind_bpe_pieces(py::module_& m);
 

@@ -13,7 +13,7 @@ constexpr int kPrefixThreads = 256;
 constexpr int kPrefixRounds = 8;
 constexpr int64_t kPrefixTile = int64_t{kPrefixThreads} * kPrefixRounds;  // items that one block sums
 
-inline int64_t prefix_tiles(int64_t items) { return (items + kPrefixTile - 1) / kPrefixTile; }
+TK_HOST_DEVICE inline int64_t prefix_tiles(int64_t items) { return (items + kPrefixTile - 1) / kPrefixTile; }
 
 // The sum of `own` over all threads before this one, and over all; whole blocks of kThreads.
 template <int kThreads>
