@@ -232,6 +232,15 @@ def _bpe_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     ids = _labels(3000, 40)[0].to(torch.int32 if dtype == torch.bfloat16 else torch.int64)
     yield lambda: bpe.split(_labels(3000, 128)[0].to(torch.uint8), "cl100k")
     yield lambda: bpe.count_pairs(ids, torch.tensor([0, 1000, 3000]), torch.tensor([2, 3]))
+    tokens = [b"a", b"b", b" ", b"ab", b"aa", b"aab", b"abab"]
+    text = torch.tensor(list(b"aab ab" * 60 + b"a" * 60 + b"ab" * 600), dtype=torch.uint8)
+    cuts = torch.tensor([0, 200, len(text)])
+    for vocab in (bpe.Vocab(tokens), bpe.Vocab(tokens[::-1])):  # ascending, and not
+
+        def around(vocab: bpe.Vocab = vocab) -> object:
+            return bpe.decode_batch(vocab, *bpe.encode_batch(vocab, (text, cuts), "gpt2"))
+
+        yield around
 
 
 @contextlib.contextmanager

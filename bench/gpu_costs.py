@@ -638,6 +638,25 @@ def _pieces() -> dict[str, Cost]:
     return {"mark_pieces_kernel": Cost(f"N={size}", 2 * size)}
 
 
+def _encoding() -> dict[str, Cost]:
+    """64 MB of English in documents of 4 KB by the vocabulary of GPT-2, and back: 4.5 bytes a piece and a token."""
+    size, batch = 64_000_000, 16_000
+    pieces, case, table = size / 4.5, f"{size // 10**6} MB of text", 4_000_000  # what of the tables is used
+    slots, marks, ids = size * F32, size / 8, size / 4.5 * F32
+    longer = 0.001 * size  # bytes in pieces of more than 1024
+    return {
+        "clear_encoding_kernel": Cost(case, slots + marks),
+        "mark_starts_kernel": Cost(f"{case}, cl100k", size + marks + batch * I64),
+        "encode_pieces_kernel": Cost(case, pieces * F32 + size + ids + table),
+        "merge_pieces_kernel": Cost(
+            f"{case}, a thousandth in pieces of more than 1 KB", longer * (1 + 2 * F32) + table
+        ),
+        "encoding_starts_kernel": Cost(f"{case}, B={batch}", batch * (2 * I64 + 1024 * F32)),
+        "decode_starts_kernel": Cost(f"{case}, B={batch}", batch * 3 * I64),
+        "copy_bytes_kernel": Cost(case, ids + pieces * I64 + size + table),
+    }
+
+
 COSTS: dict[str, Cost] = {
     **_rows(),
     **_matching(),
@@ -668,4 +687,5 @@ COSTS: dict[str, Cost] = {
     **_attention_parts(),
     **_pair_counts(),
     **_pieces(),
+    **_encoding(),
 }
