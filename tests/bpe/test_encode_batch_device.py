@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import tokernel
 from tokernel.kernels import bpe
+import itertools
 
 PATTERNS = ("none", "gpt2", "cl100k", "o200k", "qwen2", "tekken")
 USABLE = tokernel.backends()["usable"]
@@ -67,7 +68,7 @@ def gpt2(golden, merges, **rules):
 def suite(golden, limit):
     vectors = np.load(golden / "bpe" / "encode_suite.npz")
     data, offsets = vectors["text_bytes"].astype(np.uint8).tobytes(), vectors["text_off"].tolist()
-    return [data[i : min(j, i + limit)] for i, j in zip(offsets, offsets[1:], strict=False)]
+    return [data[i : min(j, i + limit)] for i, j in itertools.pairwise(offsets)]
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

@@ -10,6 +10,7 @@ import numpy as np
 
 from tokernel import _C
 from tokernel.kernels._arrays import Array, fetch, place
+from tokernel.kernels.bpe import _device
 from tokernel.kernels.bpe._vocab import Vocab, core_of
 
 __all__ = [
@@ -151,6 +152,9 @@ def encode_batch(
 ) -> tuple[Array, Array]:
     """Encode B texts at once; short ones share a thread, long ones are cut where a piece is sure to end.
 
+    Texts in an array on a CUDA device are encoded there, to the same ids: fewer than 2^31 bytes a call, by a pattern.
+    The call waits for the device once, to learn how many ids there are; offsets are not checked there.
+
     Args:
         vocab: the vocabulary.
         texts: B of them, or ((N,) uint8, (B + 1,) offsets).
@@ -176,6 +180,8 @@ def encode_batch(
     source: Any
     bounds = None
     if isinstance(texts, tuple) and len(texts) == 2 and hasattr(texts[0], "__dlpack__"):
+        if ends is None and _device.on_device(texts[0]):
+            return _device.encode_batch(vocab, *texts, pattern, kind)
         like, source, bounds = texts[0], fetch(texts[0]), fetch(texts[1])
         starts = np.empty(max(len(bounds), 1), np.int64)
     else:
@@ -234,11 +240,11 @@ def decode(vocab: Vocab, ids: Sequence[int] | Array) -> bytes:
 
 
 def decode_batch(vocab: Vocab, ids: Array, offsets: Array) -> tuple[Array, Array]:
-    """Decode B sequences of ids at once.
+    """Decode B sequences of ids at once, on a CUDA device where ids are there; the call then waits for it once.
 
     Args:
         vocab: the vocabulary.
-        ids: (T,) integers.
+        ids: (T,) integers; int64 or int32 on a device, where one that no token has stands for no bytes.
         offsets: (B + 1,) where each sequence begins.
 
     Returns:
@@ -251,6 +257,9 @@ def decode_batch(vocab: Vocab, ids: Array, offsets: Array) -> tuple[Array, Array
     >>> decode_batch(vocab, np.array([0, 2, 1]), np.array([0, 2, 3]))
     (array([97, 97, 98, 98], dtype=uint8), array([0, 3, 4]))
     """
+    core_of("decode_batch", vocab)
+    if _device.on_device(ids):
+        return _device.decode_batch(vocab, ids, offsets)
     host, bounds = fetch(ids), fetch(offsets)
     if bounds.ndim != 1 or len(bounds) < 1 or bounds[0] != 0 or bounds[-1] != len(host) or (np.diff(bounds) < 0).any():
         raise ValueError(f"decode_batch: offsets must ascend from 0 to the {len(host)} ids, got {bounds}")

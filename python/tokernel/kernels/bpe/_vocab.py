@@ -52,7 +52,7 @@ class Vocab:
     (2, b'a', 3)
     """
 
-    __slots__ = ("_core",)
+    __slots__ = ("_core", "_device_tables")
 
     def __init__(
         self,
@@ -68,6 +68,7 @@ class Vocab:
         data, offsets = _flat(tokens)
         numbers = np.arange(len(offsets) - 1, dtype=np.int64) if ids is None else _array("ids", ids)
         rules = None if merges is None else _array("merges", merges)
+        self._device_tables: dict[Any, Any] = {}  # see _device.beside
         self._core = _C.BpeVocab(data, offsets, numbers, rules, whole_piece, missing == "drop")
 
     @property
