@@ -14,11 +14,11 @@ PATTERNS = ("none", "gpt2", "cl100k", "o200k", "qwen2", "tekken")
 USABLE = tokernel.backends()["usable"]
 
 
-@pytest.fixture(params=["simt", "cuda"])
+@pytest.fixture(params=["simt", *(name for name in ["cuda"] if name in USABLE)])
 def there(request):
     """Bring an array to where the device kernels run."""
     if request.param not in USABLE:
-        pytest.skip("needs the host executor (TOKERNEL_SIMT=ON) or a GPU")
+        pytest.skip("needs the host executor (TOKERNEL_SIMT=ON)")
     if request.param == "simt":
         with tokernel.use_backend("simt"):
             yield np.asarray
@@ -126,7 +126,7 @@ def test_pieces_of_every_length(there, length):
 
 @pytest.mark.parametrize("ascending", [True, False])
 def test_pieces_longer_than_shared_memory(there, ascending):
-    vocab = letters() if ascending else bpe.Vocab([b"aa", b"b", b"aab", b"a", b"ba", b"abab"])
+    vocab = letters() if ascending else bpe.Vocab([b"a", b"b", b"aab", b"ab", b"abab", b"aa"])
     assert vocab.ascending == ascending
     check(there, vocab, [(b"a" * 5 + b"bab") * 140, b"ab", b"ab" * 515][: 3 if ascending else 2], "none")
 
