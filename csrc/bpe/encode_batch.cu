@@ -78,7 +78,8 @@ void encode_batch(const EncodeBatchArgs& a, const GpuContext& context) {
          space);
   if (a.bytes) {
     mark_starts(a, space, stream);
-    prefix_sums(MarkSource{space}, MarkSink{space}, a.bytes / 32 + 1, space.sums, &space.counters->pieces, stream);
+    prefix_sums(PieceStartSource{space}, PieceStartSink{space}, a.bytes / 32 + 1, space.sums, &space.counters->pieces,
+                stream);
     encode_pieces(a, space, stream);
   }
   prefix_sums(SlotSource{space}, SlotSink{a, space}, a.bytes, space.sums, &space.counters->tokens, stream);

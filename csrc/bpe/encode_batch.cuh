@@ -102,11 +102,11 @@ __global__ void __launch_bounds__(kScanThreads, 4) mark_starts_kernel(EncodeBatc
   writer.flush();
 }
 
-struct MarkSource {
+struct PieceStartSource {
   EncodeSpace space;
   __device__ unsigned long long operator()(int64_t word) const { return __popc(space.marks[word]); }
 };
-struct MarkSink {
+struct PieceStartSink {
   EncodeSpace space;
   __device__ void operator()(int64_t word, unsigned long long before) const {
     for (unsigned bits = space.marks[word]; bits; bits &= bits - 1) {
