@@ -15,6 +15,7 @@ from trained_words import byte_chars, counted, ragged, spelled, split_ends, star
 import tokernel
 from tokernel.kernels.bpe import train_merges
 import itertools
+import unicodedata
 
 
 @pytest.fixture(params=["ref", "host"])
@@ -106,6 +107,31 @@ def test_golden_rustbpe(golden, code):
     merges = train_merges(*counted(texts, ends), 700)
     tokens = spelled(merges, [bytes([b]) for b in range(256)])
     assert tokens == strings(data, "rustbpe_vocab_bytes", "rustbpe_vocab_off")
+
+
+@pytest.mark.parametrize("case", ["char", "cased"])
+def test_golden_kl3m(case, golden, code):
+    """Raw characters as an alphabet, bytes without a token, and a limit of the length of tokens."""
+    data = dict(np.load(golden / "kl3m" / f"train_{case}.npz"))
+    docs = ["".join(map(chr, data["doc_cp"][a:b])) for a, b in itertools.pairwise(data["doc_off"])]
+    docs = [unicodedata.normalize("NFKC", doc).encode() for doc in docs]
+    vocab = ["".join(map(chr, data["vocab_cp"][a:b])) for a, b in itertools.pairwise(data["vocab_off"])]
+    seen = {byte_chars()[b] for doc in docs for b in doc}
+    alphabet = seen.union(map(chr, range(255))) if case == "char" else None
+    tokens, byte_ids = start_vocabulary(vocab[:13], alphabet)
+    longest = int(data["max_chars"])
+    custom = 0 if case == "char" else 1655
+    merges = train_merges(
+        *counted(docs, split_ends("gpt2")),
+        int(data["vocab_size"]) - 13 - custom,
+        tokens=tokens,
+        byte_ids=byte_ids,
+        min_frequency=int(data["min_frequency"]),
+        max_token_length=longest + 1 if longest else None,
+    )
+    assert merges[:, 0].tolist() == data["merge_left"].tolist()
+    assert merges[:, 1].tolist() == data["merge_right"].tolist()
+    assert [token.decode() for token in spelled(merges, tokens)] == vocab
 
 
 def strings(data, values, offsets):

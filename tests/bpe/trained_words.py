@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tests of trainers share: counted words, and the vocabularies that trainers start with."""
 
+import functools
 from collections import Counter
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from tokernel.kernels import bpe
 
 
+@functools.cache
 def byte_chars():
     """The printable character that stands for every byte in vocabularies of the tokenizers library."""
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
