@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tokernel.kernels import bpe
 from tokernel.text import _normalizers, _steps, _template
@@ -104,14 +106,17 @@ def build(
     for content, token in added.items():
         if vocab.get(content, token) != token:
             raise FormatError(f"added_tokens: {content!r} has id {token}, but {vocab[content]} in {prefix}vocab")
-    used = _used(merges) if added else frozenset()
-    tokens = [t for t in vocab if t not in added or (t in used and is_mapped(t))]
+    left, right = _sides(merges, prefix)
+    kept = [t for t in added if t in vocab]
+    made = set(map(operator.add, left, right)) if kept else set()
+    left_out = {t for t in kept if t not in made or not is_mapped(t)}
+    tokens = [t for t in vocab if t not in left_out] if left_out else list(vocab)
     flat, offsets = bytes_of_all(tokens, f"{prefix}vocab")
     ids = [vocab[t] for t in tokens]
     if not all(type(i) is int and 0 <= i < 2**31 for i in ids):
         wrong = next(t for t in tokens if type(vocab[t]) is not int or not 0 <= vocab[t] < 2**31)
         raise FormatError(f"{prefix}vocab: {wrong!r}: expected an id >= 0, got {vocab[wrong]!r}")
-    triples = _triples(vocab, merges, prefix)
+    triples = _triples(vocab, left, right, prefix)
     try:
         return bpe.Vocab(
             (flat, offsets),
@@ -124,27 +129,25 @@ def build(
         raise FormatError(f"{prefix}vocab: {error}") from None
 
 
-def _pair(merge: Any) -> tuple[str, str]:
-    parts = merge.split(" ") if isinstance(merge, str) else merge
-    if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(p, str) and p for p in parts):
-        raise ValueError(merge)
-    return parts[0], parts[1]
-
-
-def _used(merges: Sequence[Any]) -> frozenset[str]:
-    """The results of merges."""
-    return frozenset(m.replace(" ", "") if isinstance(m, str) else "".join(m) for m in merges)
-
-
-def _triples(vocab: Mapping[str, int], merges: Sequence[Any], prefix: str) -> np.ndarray[tuple[int, int], Any]:
-    out = np.empty((len(merges), 3), np.int64)
+def _sides(merges: Sequence[Any], prefix: str) -> tuple[list[str], list[str]]:
+    """The left and the right tokens of merges, which are lines "a b" or lists [a, b]."""
+    left, right = [], []
     for i, merge in enumerate(merges):
-        try:
-            left, right = _pair(merge)
-        except ValueError:
-            raise FormatError(f"{prefix}merges[{i}]: expected two tokens, got {merge!r}") from None
-        try:
-            out[i] = vocab[left], vocab[right], vocab[left + right]
-        except KeyError as error:
-            raise FormatError(f"{prefix}merges[{i}]: token {error.args[0]!r} is not in {prefix}vocab") from None
-    return out
+        parts = merge.split(" ") if type(merge) is str else merge
+        if type(parts) is not list or len(parts) != 2 or type(parts[0]) is not str or type(parts[1]) is not str:
+            raise FormatError(f"{prefix}merges[{i}]: expected two tokens, got {merge!r}")
+        left.append(parts[0])
+        right.append(parts[1])
+    return left, right
+
+
+def _triples(vocab: Mapping[str, int], left: list[str], right: list[str], prefix: str) -> npt.NDArray[np.int64]:
+    sides = (left, right, list(map(operator.add, left, right)))
+    try:
+        return np.stack([np.fromiter(map(vocab.__getitem__, side), np.int64, len(side)) for side in sides], axis=1)
+    except KeyError:
+        for i, merge in enumerate(zip(*sides, strict=True)):
+            for token in merge:
+                if token not in vocab:
+                    raise FormatError(f"{prefix}merges[{i}]: token {token!r} is not in {prefix}vocab") from None
+        raise
