@@ -5,6 +5,7 @@
 namespace tk::bind {
 
 void bind_bpe(py::module_& m) {
+  bind_bpe_added(m);
   bind_bpe_split(m);
   bind_bpe_vocab(m);
   bind_bpe_encode(m);

@@ -50,6 +50,7 @@ void bind_quantize_product(py::module_& m);
 void bind_quantize_codebook(py::module_& m);
 
 void bind_bpe(py::module_& m);
+void bind_bpe_added(py::module_& m);
 void bind_bpe_split(py::module_& m);
 void bind_bpe_vocab(py::module_& m);
 void bind_bpe_encode(py::module_& m);

@@ -274,10 +274,13 @@ COMPOSED = {
 OF_VOCABULARIES = {
     "count_till_limit",
     "decode",
+    "decode_added",
     "decode_batch",
+    "decode_each",
     "decode_offsets",
     "encode",
     "encode_batch",
+    "encode_between",
     "encode_list",
     "encode_lists",
     "encode_piece",

@@ -3,6 +3,7 @@
 
 import json
 import os
+import pickle
 
 import pytest
 from bpe_files import EOT, added, gpt2, gpt2_json, published, small, small_json, texts
@@ -94,10 +95,10 @@ def test_everything_of_a_tokenizer_json_survives(tmp_path):
     for field in ("added_tokens", "normalizer", "pre_tokenizer", "post_processor"):
         assert saved[field] == content[field]
     assert saved["model"]["merges"] == content["model"]["merges"]
-    again = Encoding.from_hf(tmp_path)
-    for text in ("HE11o <w> x", "<s> 12 <s>", "É <W>"):
-        assert again.encode(text, allowed_special="all") == enc.encode(text, allowed_special="all")
-        assert again.with_template([1], [2]) == enc.with_template([1], [2])
+    for again in (Encoding.from_hf(tmp_path), pickle.loads(pickle.dumps(enc))):
+        for text in ("HE11o <w> x", "<s> 12 <s>", "É <W>"):
+            assert again.encode(text, allowed_special="all") == enc.encode(text, allowed_special="all")
+            assert again.with_template([1], [2]) == enc.with_template([1], [2])
 
 
 @pytest.mark.parametrize("make", [small, gpt2, lambda: Encoding.from_hf(gpt2_json())], ids=["small", "gpt2", "hf"])

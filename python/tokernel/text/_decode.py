@@ -37,9 +37,9 @@ class Decoding:
         """
         if type(tokens) is list and not skip_special_tokens:  # the common case, kept short
             try:
-                return bpe.decode(self.vocab, tokens)
+                return bpe.decode_added(self.vocab, tokens, self._added_bytes)
             except (TypeError, ValueError):
-                pass  # special tokens, or ids to complain about
+                pass  # ids to complain about
         ids = _as_ids(tokens)
         if not self._added or not (hits := self._special_positions(ids)).size:
             return self._decode_plain(ids, 0)
@@ -78,7 +78,11 @@ class Decoding:
         >>> enc.decode_tokens_bytes([31373, 995])  # doctest: +SKIP
         [b'hello', b' world']
         """
-        return [self.decode_single_token_bytes(token) for token in _as_ids(tokens).tolist()]
+        ids = _as_ids(tokens).tolist()
+        try:
+            return bpe.decode_each(self.vocab, ids, self._added_bytes)
+        except ValueError:
+            return [self.decode_single_token_bytes(token) for token in ids]  # names the one
 
     def decode_with_offsets(self, tokens: Ids) -> tuple[str, list[int]]:
         """The text and, for each id, the character at which it starts; a token that begins inside a character counts

@@ -137,6 +137,14 @@ class Front:
         spaced = len(steps) == 2 and isinstance(steps[0], SpaceStep) and isinstance(steps[1], SplitStep)
         self.spaced_scanner = steps[1].scans if spaced and isinstance(steps[1], SplitStep) else None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Front, (self.steps, self.normalizer, self.spec)
+
+    @property
+    def tiles(self) -> bool:
+        """Whether the bytes of what `prepare` gives are those of the text."""
+        return self.scanner is not None or self.pattern is not None or self.cuts is not None
+
     @property
     def spaces_first(self) -> bool:
         """Whether a space is put in front of a text that has none."""
@@ -171,7 +179,7 @@ class Front:
         added space stands for nothing."""
         data = text.encode()
         at = np.arange(len(data), dtype=np.int64)
-        if self.scanner is not None or self.pattern is not None or self.cuts is not None:
+        if self.tiles:
             return at, at + 1
         position = np.flatnonzero(np.diff(characters_before(data), append=-1))
         begin, end = [], []

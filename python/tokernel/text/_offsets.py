@@ -20,7 +20,6 @@ def encode(state: State, text: str, allowed: AbstractSet[str] | None, unit: str,
     if unit not in ("byte", "char"):
         raise ValueError(f'encode_with_offsets: unit: expected "byte" or "char", got {unit!r}')
     data = text.encode()
-    count = characters_before(data)
     ids: list[int] = []
     spans: list[Index] = [np.zeros((0, 2), np.int64)]
     for segment in state.finder.segments(data, allowed):
@@ -33,7 +32,8 @@ def encode(state: State, text: str, allowed: AbstractSet[str] | None, unit: str,
         ids.extend(inner_ids)
         spans.append(inner + segment.start)
     out = np.concatenate(spans)
-    if unit == "char" and len(out):
+    if unit == "char" and len(out) and not (text.isascii() and state.front.tiles):
+        count = characters_before(data)
         # A space that was put there stands for nothing; in characters it reports the one that it stands before.
         empty = (out[:, 0] == out[:, 1]) & trim
         last = np.maximum(count[out[:, 1]], count[np.minimum(out[:, 0] + 1, count.size - 1)])
@@ -88,9 +88,8 @@ def _part(state: State, text: str, trim: bool, first: bool) -> tuple[list[int], 
     else:
         ids, token_ends = bpe.encode(state.vocab, whole, ends=ends, offsets=True)
     span = np.stack([np.append(np.zeros(1, np.int64), token_ends)[: len(token_ends)], token_ends], axis=1)
-    begin, end = state.front.origin(text)
     kept = _trimmed(span, whole, state.front.spaces_first, first) if trim else span
-    return ids.tolist(), _through(kept, begin, end)
+    return ids.tolist(), kept if state.front.tiles else _through(kept, *state.front.origin(text))
 
 
 def _through(span: Index, begin: Index, end: Index) -> Index:

@@ -85,6 +85,16 @@ class Finder:
             out.append(Segment(begin, len(data), None))
         return out
 
+    def places(self, data: bytes, allowed: AbstractSet[str] | None) -> bpe.Found | None:
+        """Where tokens lie and what their ids are, all at once; None where that takes flags, or a closer look."""
+        if not self._plain or (allowed is not None and not allowed >= self._specials):
+            return None
+        return self._all.find_all(data)
+
+    @functools.cached_property
+    def _all(self) -> bpe.Trie:
+        return bpe.Trie(list(self._by_content), [t.id for t in self._by_content.values()])
+
     def _matches(self, data: bytes, active: AbstractSet[str]) -> Iterator[tuple[int, int]]:
         """Leftmost-longest matches over all tokens, of which those that are not active skip one character."""
         names = frozenset(self._searched[c] for c in active if c in self._searched)

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,9 @@ class State:
     front: Front
     added: tuple[AddedToken, ...] = ()
     template: Template = field(default_factory=Template)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return State, (self.name, self.vocab, self.front, self.added, self.template)
 
     def check(self) -> None:
         """ValueError if added tokens clash with each other or with the vocabulary."""
@@ -130,6 +134,12 @@ class State:
 
     def encode_list(self, text: str, allowed: AbstractSet[str] | None) -> list[int]:
         """`encode` as a list."""
+        if self.scanner is not None and self.front.normalizer is None and not self.normalized_finder.tokens:
+            if not self.finder.may_be_in(text):
+                return bpe.encode_list(self.vocab, text, self.scanner)
+            data = text.encode()
+            if (found := self.finder.places(data, allowed)) is not None:
+                return bpe.encode_between(self.vocab, data, self.scanner, *found)
         ids: list[int] = []
         for part in self.parts(text, allowed):
             if not isinstance(part, str):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Family bpe: byte-level pairs: pre-tokenizers, vocabularies, encoding, training, tries."""
 
+from tokernel.kernels.bpe._added import decode_added, decode_each, encode_between
 from tokernel.kernels.bpe._count import apply_merges, count_pairs
 from tokernel.kernels.bpe._encode import (
     count_till_limit,
@@ -35,10 +36,13 @@ __all__ = [
     "count_pieces",
     "count_till_limit",
     "decode",
+    "decode_added",
     "decode_batch",
+    "decode_each",
     "decode_offsets",
     "encode",
     "encode_batch",
+    "encode_between",
     "encode_list",
     "encode_lists",
     "encode_piece",
