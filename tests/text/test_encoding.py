@@ -141,6 +141,7 @@ def test_batch_mixes_plain_texts_bytes_and_specials():
         ({"special_tokens": {"": 300}}, "expected a text"),
         ({"special_tokens": {"<a>": 97}}, "has the id 97 of token b'a'"),
         ({"special_tokens": {"<a>": -1}}, "expected an id >= 0"),
+        ({"special_tokens": {"<a>": 2**31}}, r"an id below 2\*\*31"),
         ({"explicit_n_vocab": 300}, "there are 256 tokens"),
         ({"special_tokens": {"<a>": 300}, "explicit_n_vocab": 257}, "ids go to 300"),
         ({"mergeable_ranks": {b"a": 0, b"b": 0}}, "0"),

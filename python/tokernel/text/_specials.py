@@ -199,6 +199,8 @@ def unique(tokens: Sequence[AddedToken]) -> Iterator[AddedToken]:
     for token in tokens:
         if not isinstance(token.content, str) or not token.content:
             raise ValueError(f"Encoding: special token {token.id}: expected a text, got {token.content!r}")
+        if not 0 <= token.id < 2**31:
+            raise ValueError(f"Encoding: special token {token.content!r}: expected an id below 2**31, got {token.id}")
         if ids.setdefault(token.content, token.id) != token.id:
             raise ValueError(f"Encoding: {token.content!r} is two special tokens, {ids[token.content]} and {token.id}")
         yield token

@@ -124,13 +124,9 @@ class State:
 
     def encode(self, text: str, allowed: AbstractSet[str] | None) -> npt.NDArray[np.int32]:
         """The ids of a text; special tokens count if `allowed` names them."""
-        parts = [
-            self.encode_part(part) if isinstance(part, str) else np.array([part], np.int32)
-            for part in self.parts(text, allowed)
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+        if text and not self.may_hold_added(text):
+            return self.encode_part(self.front.normalize(text))
+        return np.array(self.encode_list(text, allowed), np.int32)
 
     def encode_list(self, text: str, allowed: AbstractSet[str] | None) -> list[int]:
         """`encode` as a list."""
