@@ -135,7 +135,7 @@ __device__ __forceinline__ int32_t token_of_byte(const EncodeBatchArgs& a, int64
 }
 
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads) encode_pieces_kernel(EncodeBatchArgs a, EncodeSpace space) {
+__global__ void __launch_bounds__(kThreads, 4) encode_pieces_kernel(EncodeBatchArgs a, EncodeSpace space) {
   const auto pieces = static_cast<int64_t>(space.counters->pieces);
   const int lane = threadIdx.x % 32;
   const int64_t step = int64_t{gridDim.x} * kThreads;
