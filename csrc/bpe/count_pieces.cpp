@@ -44,6 +44,7 @@ void count_between(const uint8_t* from, const uint8_t* to, const uint8_t* end, P
     next = pieces.next();
     queue.add(p, next - p, end - p);
   }
+  queue.flush();
 }
 
 template <Pattern pattern>

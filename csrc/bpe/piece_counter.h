@@ -29,13 +29,13 @@ class PieceCounter {
     add_short(key, mix(key.low, key.high), count);
   }
 
-  // Adds pieces one by one; a short one some pieces later, when its slot has come into the cache.
+  // Adds pieces one by one; a short one some pieces later, when its slot has come into the cache, or by flush().
   class Queue {
    public:
     explicit Queue(PieceCounter* counter) : counter_(counter) {}
     Queue(const Queue&) = delete;
     Queue& operator=(const Queue&) = delete;
-    ~Queue() {
+    void flush() {
       for (size_t i = 0; i < kLength; ++i) push({});
     }
 
