@@ -17,6 +17,8 @@ from tokernel.text.streaming import StreamDecoder
 
 Ids = Sequence[int] | npt.NDArray[Any]
 
+_LONG = 64
+
 
 class Decoding:
     """Methods of Encoding; ids may be a list, a NumPy array or a tensor of integers."""
@@ -36,10 +38,12 @@ class Decoding:
         b'hello world'
         """
         if type(tokens) is list and not skip_special_tokens:  # the common case, kept short
-            try:
-                return bpe.decode_added(self.vocab, tokens, self._added_bytes)
-            except (TypeError, ValueError):
-                pass  # ids to complain about
+            # The kernel is the faster one, but knows no added tokens.
+            for decode in (self._decode_long, self._decode_short) if len(tokens) > _LONG else (self._decode_short,):
+                try:
+                    return decode(tokens)
+                except (TypeError, ValueError):
+                    continue  # added tokens, or ids to complain about
         ids = _as_ids(tokens)
         if not self._added or not (hits := self._special_positions(ids)).size:
             return self._decode_plain(ids, 0)
@@ -113,6 +117,12 @@ class Decoding:
     def stream(self, errors: str = "replace") -> StreamDecoder:
         """A decoder for ids that arrive one by one; it never returns part of a character."""
         return StreamDecoder(self, errors)
+
+    def _decode_long(self, tokens: list[int]) -> bytes:
+        return bpe.decode(self.vocab, tokens)
+
+    def _decode_short(self, tokens: list[int]) -> bytes:
+        return bpe.decode_added(self.vocab, tokens, self._added_bytes)
 
     def _special_positions(self, ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         if ids.size <= 64:
