@@ -69,6 +69,18 @@ Tensor with_regular_strides(const View& view) {
   return t;
 }
 
+// Nothing to read, but an address: that of an empty array on a device is null, by which kernels know an absent one.
+Tensor without_elements(const View& view, DType dtype) {
+  static unsigned char nothing[kPackAlign];
+  Tensor empty;
+  static_cast<View&>(empty) = view;
+  empty.present = true;
+  set_dense_strides(empty);
+  empty.dtype = dtype;
+  empty.data = nothing;
+  return empty;
+}
+
 template <class AnyView>
 AnyView swap_innermost(AnyView view) {
   std::swap(view.shape[view.ndim - 1], view.shape[view.ndim - 2]);
@@ -351,6 +363,7 @@ void Call::check_overlap(const Slot& slot) const {
 
 Tensor Call::make_readable(Slot& slot, const View& view, bool dense, bool transposable) {
   const bool widen = dense && view.dtype == DType::i32;
+  if (!kHostMemory && is_empty(view)) return without_elements(view, widen ? DType::i64 : view.dtype);
   if (!widen && expressible(view, dense)) return with_regular_strides(view);
   if (transposable && expressible(swap_innermost(view), false)) {
     return swap_innermost(with_regular_strides(swap_innermost(view)));
@@ -361,7 +374,7 @@ Tensor Call::make_readable(Slot& slot, const View& view, bool dense, bool transp
   set_dense_strides(packed);
   packed.dtype = widen ? DType::i64 : view.dtype;
   if (!kHostMemory) {
-    if (!is_empty(view)) packed.data = keep_copy(slot, packed.dtype);
+    packed.data = keep_copy(slot, packed.dtype);
     return packed;
   }
   int64_t count = 0;

@@ -13,8 +13,8 @@
 //
 // Tokens add up in float32 in ascending order, in blocks of kSegmentBlock; the mass adds up in float64. An empty
 // segment gives a row of zeros, and so does a mean over a mass of zero. NaN propagates in every mode; between +0 and
-// -0 amax keeps the first. A segment of one token without weight is a bit-exact copy. On a device an id outside
-// [-1, S) drops the token; offsets must be valid.
+// -0 amax keeps the first. A segment of one token without weight is a bit-exact copy; of a NaN a device keeps
+// only that it is one. On a device an id outside [-1, S) drops the token; offsets must be valid.
 #pragma once
 #include "core/op.h"
 #include "merge/segment_index.h"

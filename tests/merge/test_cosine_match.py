@@ -179,7 +179,7 @@ def test_scaling_by_a_power_of_two_changes_no_bit(backend, rng):
 
 
 def test_extreme_magnitudes_on_the_host(backend, rng):
-    if backend == "simt":
+    if backend in ("simt", "cuda"):
         pytest.skip("devices sum raw products in float32, as the contract says")
     a, b = (rng.standard_normal((1, 9, 20)).astype(np.float32) for _ in range(2))
     score, index = cosine_match(a, b)

