@@ -88,7 +88,7 @@ struct FmaRows {
     float sum = 0.0f;
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) {
-      const float weight = exp2f(fmaf(score[j], kLog2E, -base));
+      const float weight = exp2_flushed(fmaf(score[j], kLog2E, -base));
       sum += weight;
       to[8 * j] = weight;
     }

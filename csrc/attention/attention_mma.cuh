@@ -48,22 +48,30 @@ struct MmaRows {
     const uint64_t seen = Share::bits(seen_in_step);
     if (nothing_seen(seen)) return;
     multiply_rows<T, kWidth>(q, keys + Share::key_begin() * kWidth, chunks, weight, Share::row_begin());
-    const int column = threadIdx.x % 4 * 2;
+    bool scaled = false;
+    if constexpr (List::kMayBias) {
+      scaled = biased;
+      if (biased) scale_with_bias(list);
+    }
+    if (!scaled) {
 #pragma unroll
-    for (int n = 0; n < kGroups; ++n) {
+      for (int n = 0; n < kGroups; ++n) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) weight[n][e] = scaled(weight[n][e], list, n * 8 + column + e % 2);
+        for (int e = 0; e < 4; ++e) weight[n][e] *= scale;
+      }
     }
     if (!plain) hide(seen);
     soften();
   }
 
   template <class List>
-  __device__ __forceinline__ float scaled(float product, const List& list, int key) const {
-    if constexpr (List::kMayBias) {
-      if (biased) return fmaf(product, scale, list.bias[key]);
+  __device__ __forceinline__ void scale_with_bias(const List& list) {
+    const int column = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < kGroups; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) weight[n][e] = fmaf(weight[n][e], scale, list.bias[n * 8 + column + e % 2]);
     }
-    return product * scale;
   }
 
   __device__ __forceinline__ void hide(uint64_t seen) {
@@ -95,11 +103,12 @@ struct MmaRows {
       for (int n = 0; n < kGroups; ++n) {
 #pragma unroll
         for (int e = 2 * r; e < 2 * r + 2; ++e) {
-          weight[n][e] = exp2f(fmaf(weight[n][e], kLog2E, -base));
+          weight[n][e] = exp2_flushed(fmaf(weight[n][e], kLog2E, -base));
           sum += weight[n][e];
         }
       }
       row[r] = {largest, row[r].sum * kept + sum};
+      if (!__any_sync(kAllLanes, kept != 1.0f)) continue;  // as in most steps but the first
 #pragma unroll
       for (int c = 0; c < kWidth / 8; ++c) {
         out[c][2 * r] *= kept;

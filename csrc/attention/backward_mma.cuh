@@ -64,7 +64,7 @@ struct MmaQueryGrad {
       for (int e = 0; e < 4; ++e) {
         const int key = n * 8 + lane % 4 * 2 + e % 2;
         const float score = biased ? fmaf(weight[n][e], scale, list.bias[key]) : weight[n][e] * scale;
-        const float p = exp2f(fmaf(score, kLog2E, -shift[e / 2]));
+        const float p = exp2_flushed(fmaf(score, kLog2E, -shift[e / 2]));
         const bool shown = plain || (of_row[e / 2] >> key & 1) != 0;
         weight[n][e] = shown ? p * (product[n][e] - centre[e / 2]) : 0.0f;
       }
@@ -197,7 +197,7 @@ struct MmaKeyGrad {
         const int query = n * 8 + threadIdx.x % 4 * 2 + e % 2;
         const bool shown = plain || (list.seen[query] >> row_of_lane(e / 2) & 1) != 0;
         const float score = fmaf(weight[n][e], scale, bias[e / 2]);
-        const float p = exp2f(fmaf(score, kLog2E, -list.shift[query]));
+        const float p = exp2_flushed(fmaf(score, kLog2E, -list.shift[query]));
         weight[n][e] = shown ? p : 0.0f;
         slope[n][e] = shown ? p * (slope[n][e] - list.centre[query]) : 0.0f;
         bias_sum[e / 2] += slope[n][e];

@@ -64,17 +64,35 @@ __device__ __forceinline__ void load_rows(T* to, const RowSource<T>& from, const
   }
 }
 
-// Rows of a list of keys, from two arrays.
+// Rows of a list of keys, from two arrays of the same widths.
 template <class T, int kKeys, int kWidth, int kThreads>
 __device__ __forceinline__ void load_listed(T* keys, T* values, const RowSource<T>& k, const RowSource<T>& v,
                                             const int (&list)[kKeys]) {
-  constexpr int kChunks = kWidth / ChunkOf<T>::kItems;
-  for (int u = threadIdx.x; u < kKeys * kChunks; u += kThreads) {
-    const int row = u / kChunks;
-    const int chunk = u % kChunks;
-    if (chunk >= k.chunks) continue;
-    load_chunk(keys + place<T, kWidth>(row, chunk), k, list[row], chunk);
-    load_chunk(values + place<T, kWidth>(row, chunk), v, list[row], chunk);
+  constexpr int kItems = ChunkOf<T>::kItems;
+  constexpr int kChunks = kWidth / kItems;
+  constexpr int kRowStep = kThreads / kChunks;  // a thread copies one chunk of every so many rows
+  static_assert(kThreads % kChunks == 0 && kKeys % kRowStep == 0, "the same number of rows for every thread");
+  const int chunk = threadIdx.x % kChunks;
+  const int first = threadIdx.x / kChunks;
+  if (chunk >= k.chunks) return;
+  if (!k.wide) {
+    for (int row = first; row < kKeys; row += kRowStep) {
+      load_chunk(keys + place<T, kWidth>(row, chunk), k, list[row], chunk);
+      load_chunk(values + place<T, kWidth>(row, chunk), v, list[row], chunk);
+    }
+    return;
+  }
+  const T* k_column = k.data + chunk * kItems;
+  const T* v_column = v.data + chunk * kItems;
+  const bool inside = chunk * kItems < k.width;
+#pragma unroll
+  for (int i = 0; i < kKeys / kRowStep; ++i) {
+    const int row = first + i * kRowStep;
+    const int index = list[row];
+    const bool valid = inside && index >= 0;
+    const int64_t at = valid ? index : 0;
+    cp_async16_or_zero(keys + place<T, kWidth>(row, chunk), valid ? k_column + at * k.stride : k.data, valid);
+    cp_async16_or_zero(values + place<T, kWidth>(row, chunk), valid ? v_column + at * v.stride : v.data, valid);
   }
 }
 

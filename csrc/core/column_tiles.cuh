@@ -62,6 +62,40 @@ __device__ __forceinline__ void load_tile(Stored* shared, const Vectors<T>& v, i
   }
 }
 
+// What a thread copies of tiles of kRows vectors where load_tile would use cp.async: the same part of the same rows in
+// every step, so that addresses are found once for all chunks of d.
+template <int kRows, int kDepth, int kPitch, class T>
+struct CopiedRows {
+  static constexpr int kUnit = 16 / static_cast<int>(sizeof(T));
+  static constexpr int kUnits = kDepth / kUnit;
+  static constexpr int kRowStep = kSearchThreads / kUnits;
+  static constexpr int kCopies = kRows / kRowStep;
+  static_assert(kUnits == 4 && kRowStep % 8 == 0 && kRows % kRowStep == 0, "what spread_row is for");
+  const T* from[kCopies];  // null behind the last vector
+
+  static __device__ __forceinline__ int unit() { return threadIdx.x % kUnits * kUnit; }
+  static __device__ __forceinline__ int row() { return spread_row(threadIdx.x / kUnits); }
+
+  __device__ __forceinline__ void begin(const Vectors<T>& v, int64_t first) {
+    const int64_t row0 = first + row();
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) {
+      const bool valid = row0 + i * kRowStep < v.count;
+      from[i] = valid ? v.data + (row0 + i * kRowStep) * v.stride + unit() : nullptr;
+    }
+  }
+
+  __device__ __forceinline__ void copy(T* shared, const Vectors<T>& v, int depth) const {
+    T* to = shared + row() * kPitch + unit();
+    const bool inside = depth + unit() < static_cast<int>(v.width);
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) {
+      const bool valid = inside && from[i];
+      cp_async16_or_zero(to + i * kRowStep * kPitch, valid ? from[i] + depth : v.data, valid);
+    }
+  }
+};
+
 // Rows x, columns y, in elements of one dtype.
 struct DeviceSearch {
   const void* x;
@@ -93,9 +127,8 @@ __device__ __forceinline__ SearchTask search_task(const DeviceSearch& s) {
 
 // The steps of a block: all chunks of d of one column tile, then the next tile; its buffers are used in turn.
 struct SearchStep {
-  int64_t tile, chunk;
-  int stage;
-  TK_HOST_DEVICE void advance(int64_t chunks, int stages) {
+  int tile, chunk, stage;
+  TK_HOST_DEVICE void advance(int chunks, int stages) {
     stage = stage + 1 == stages ? 0 : stage + 1;
     if (++chunk < chunks) return;
     chunk = 0;
@@ -223,23 +256,36 @@ struct TileStream {
   TileBuffers<Tile, kRows>& buffers;
   Vectors<X> x;
   Vectors<Y> y;
-  int64_t first_row, tile_end, chunks;
+  int64_t first_row;
+  int tile_end, chunks;
   SearchStep next;
+
+  static constexpr bool kCopied = kAligned && sizeof(X) == sizeof(typename Tile::Stored) && sizeof(Y) == sizeof(X);
+  CopiedRows<kSearchRows, Tile::kDepth, Tile::kPitch, typename Tile::Stored> x_rows = {};
+  CopiedRows<kSearchColumns, Tile::kDepth, Tile::kPitch, typename Tile::Stored> y_rows = {};
 
   __device__ __forceinline__ void load_next() {
     if (next.tile < tile_end) {
-      const int64_t depth = next.chunk * Tile::kDepth;
-      if constexpr (kRows) {
-        load_tile<kSearchRows, Tile::kDepth, Tile::kPitch, kAligned>(buffers.rows(next.stage), x, first_row, depth);
+      const int depth = next.chunk * Tile::kDepth;
+      const int64_t first_column = int64_t{next.tile} * kSearchColumns;
+      if constexpr (kCopied) {
+        if (next.chunk == 0) y_rows.begin(y, first_column);
+        if constexpr (kRows) x_rows.copy(buffers.rows(next.stage), x, depth);
+        y_rows.copy(buffers.columns(next.stage), y, depth);
+      } else {
+        if constexpr (kRows) {
+          load_tile<kSearchRows, Tile::kDepth, Tile::kPitch, kAligned>(buffers.rows(next.stage), x, first_row, depth);
+        }
+        load_tile<kSearchColumns, Tile::kDepth, Tile::kPitch, kAligned>(buffers.columns(next.stage), y, first_column,
+                                                                        depth);
       }
-      load_tile<kSearchColumns, Tile::kDepth, Tile::kPitch, kAligned>(buffers.columns(next.stage), y,
-                                                                      next.tile * kSearchColumns, depth);
       next.advance(chunks, Tile::kStages);
     }
     cp_async_commit();
   }
 
   __device__ __forceinline__ void start() {
+    if constexpr (kCopied && kRows) x_rows.begin(x, first_row);
 #pragma unroll
     for (int i = 0; i < Tile::kStages - 1; ++i) load_next();
   }
@@ -262,15 +308,15 @@ struct TileStream {
       await_step();
       products.multiply(rows_of(at), row_pitch, buffers.columns(at.stage));
       if (at.chunk + 1 < chunks) continue;
-      take(at.tile * kSearchColumns, products);
+      take(int64_t{at.tile} * kSearchColumns, products);
       products.clear();
     }
   }
 };
 
 template <class Tile>
-TK_INLINE int64_t chunks_of(int64_t width) {
-  return width > Tile::kDepth ? (width + Tile::kDepth - 1) / Tile::kDepth : 1;
+TK_INLINE int chunks_of(int64_t width) {
+  return width > Tile::kDepth ? static_cast<int>((width + Tile::kDepth - 1) / Tile::kDepth) : 1;
 }
 
 template <class Tile>
@@ -296,8 +342,13 @@ __device__ __forceinline__ void walk_tiles(const DeviceSearch& s, const SearchTa
                                            Take& take) {
   const Vectors<X> x{static_cast<const X*>(s.x) + task.b * s.x_batch_stride, s.x_row_stride, s.rows, s.width};
   const Vectors<Y> y{static_cast<const Y*>(s.y) + task.b * s.y_batch_stride, s.y_row_stride, s.columns, s.width};
-  TileStream<X, Y, Tile, true, kAligned> stream{
-      buffers, x, y, task.first_row, task.tile_end, chunks_of<Tile>(s.width), SearchStep{task.tile_begin, 0, 0}};
+  TileStream<X, Y, Tile, true, kAligned> stream{buffers,
+                                                x,
+                                                y,
+                                                task.first_row,
+                                                static_cast<int>(task.tile_end),
+                                                chunks_of<Tile>(s.width),
+                                                SearchStep{static_cast<int>(task.tile_begin), 0, 0}};
   stream.run(StreamedRows<Tile>{buffers}, Tile::kPitch, take);
 }
 
@@ -305,7 +356,7 @@ __device__ __forceinline__ void walk_tiles(const DeviceSearch& s, const SearchTa
 template <class Y, class Tile, bool kAligned, class Take>
 __device__ __forceinline__ void walk_columns(const typename Tile::Stored* rows, int row_pitch, const Vectors<Y>& y,
                                              TileBuffers<Tile, false>& buffers, Take& take) {
-  const int64_t tiles = (y.count + kSearchColumns - 1) / kSearchColumns;
+  const auto tiles = static_cast<int>((y.count + kSearchColumns - 1) / kSearchColumns);
   TileStream<Y, Y, Tile, false, kAligned> stream{buffers, y, y, 0, tiles, chunks_of<Tile>(y.width), {0, 0, 0}};
   stream.run(ResidentRows<Tile>{rows}, row_pitch, take);
 }

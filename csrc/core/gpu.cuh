@@ -68,6 +68,19 @@ inline void launch(void (*kernel)(Params...), const simt::Grid& grid, dim3 block
 }
 #endif
 
+// 2^x where that is at least 2^-126, else zero or that: without the steps of exp2f for smaller powers.
+#if defined(__CUDACC__)
+__device__ __forceinline__ float exp2_flushed(float x) {
+  float y = 0.0f;
+#if defined(__CUDA_ARCH__)
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+#endif
+  return y;
+}
+#else
+inline float exp2_flushed(float x) { return x < -126.0f ? 0.0f : exp2f(x); }
+#endif
+
 // ---- asynchronous copies of 16 bytes from global to shared memory; both addresses 16-byte aligned -----------------
 // A thread sees its own copies after cp_async_wait, other threads only after a barrier on top.
 #if defined(__CUDACC__)
