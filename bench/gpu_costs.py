@@ -295,8 +295,12 @@ def _choices() -> dict[str, Cost]:
     """A quarter of 4096 scores, for 256 rows."""
     rows, width, k = 256, 4096, 1024
     case, scores = f"{rows} x {width}, k={k} fp32", rows * width * F32
+    few, vocabulary = 64, 128256
+    wide_case, wide_scores, lists = f"16 x {vocabulary}, k={few} bf16", 16 * vocabulary * BF16, 16 * 16 * few * I64
     return {
         "topk_kernel": Cost(case, scores + rows * k * (F32 + I64), dynamic_shared=k * I64),
+        "topk_chunks_kernel": Cost(wide_case, wide_scores + lists),
+        "topk_join_kernel": Cost(wide_case, lists + few * (F32 + I64) * 16, dynamic_shared=1024 * I64),
         "topk_mask_kernel": Cost(case, scores + rows * width),
         "topp_mask_kernel": Cost(f"{rows} x {width} fp32", scores + rows * width),
     }
@@ -357,11 +361,14 @@ def _drafts() -> dict[str, Cost]:
     rows, width, k, chunk = 16, 128256, 64, 4096
     case, keys = f"{rows} x {width} bf16, k={k}", rows * width * F32
     sums = rows * -(-width // chunk) * (8 + I64)
+    keys_case, lists = f"{rows} x {width} keys, k={k}", rows * -(-width // 8192) * k * I64
     trees, nodes = 64, 65
     length = 1024
     return {
         "race_keys_kernel": Cost(case, rows * width * (BF16 + F32) + keys + sums),
         "race_choose_kernel": Cost(case, keys + sums + rows * k * (BF16 + I64 + F32), dynamic_shared=k * I64),
+        "race_chunks_kernel": Cost(keys_case, keys + lists),
+        "race_join_kernel": Cost(keys_case, lists + rows * k * (BF16 + I64 + F32), dynamic_shared=1024 * I64),
         "gumbel_argmax_kernel": Cost(f"{rows} x {width} bf16", rows * width * (BF16 + F32) + rows * I64),
         "expand_greedy_kernel": Cost(
             f"{trees} trees of {nodes} nodes, 2 draws each",

@@ -45,8 +45,9 @@ void launch_picks(const FarthestPointsArgs& a, const GpuContext& context) {
     const int64_t all = a.batch * tiles * tiles;  // past the largest grid from 3 million rows on
     launch(farthest_nearest_kernel<T, kMetric>, blocks_for(all < kMostBlocks ? all : kMostBlocks), dim3(kTileThreads),
            0, context.stream, a, s, tiles);
-    launch(farthest_first_kernel<void>, blocks_for(a.batch * blocks), dim3(kPassThreads), 0, context.stream, a, s,
-           blocks);
+    const int64_t firsts = (a.rows + kFirstRows - 1) / kFirstRows;
+    launch(farthest_first_kernel<void>, blocks_for(a.batch * firsts), dim3(kPassThreads), 0, context.stream, a, s,
+           firsts);
   }
   for (int64_t p = 0; p < a.picks; ++p) {
     launch(farthest_pass_kernel<T, kMetric>, blocks_for(a.batch * blocks), dim3(kPassThreads), 0, context.stream, a, s,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every pick is one launch: a warp keeps 32 rows in shared memory, a chunk of their elements at a time, brings their
+// Every pick is one launch: a warp keeps 8 rows in shared memory, a chunk of their elements at a time, brings their
 // scores up to date with the newest pick, and offers its best one to the next. An offer is an integer of score and
 // index, so the largest does not depend on the order in which they come.
 //
@@ -14,9 +14,12 @@ namespace tk::selection::gpu {
 
 constexpr int kNormThreads = 256;
 constexpr int kPassThreads = 128;
-constexpr int kPassRows = kPassThreads;  // a row a thread
-constexpr int kPassDepth = 32;
-constexpr int kTile = 64;  // rows and columns of a tile of the search
+constexpr int kPassWarps = kPassThreads / 32;
+constexpr int kPassWarpRows = 8;  // few, so that many warps read: the sums of a pass are chains, a row a lane
+constexpr int kPassRows = kPassWarps * kPassWarpRows;
+constexpr int kPassDepth = 128;
+constexpr int kFirstRows = kPassThreads;  // a row a thread
+constexpr int kTile = 64;                 // rows and columns of a tile of the search
 constexpr int kTileThreads = 128;
 constexpr int kTileDepth = 16;
 constexpr int kTilePitch = kTileDepth + 4;  // float4 reads of 8 neighbouring rows meet all banks
@@ -191,7 +194,7 @@ template <class Unused>
 __global__ void __launch_bounds__(kPassThreads)
     farthest_first_kernel(FarthestPointsArgs a, FarthestScratch s, int64_t blocks) {
   const int64_t b = int64_t{blockIdx.x} / blocks;
-  const int64_t j = int64_t{blockIdx.x} % blocks * kPassRows + threadIdx.x;
+  const int64_t j = int64_t{blockIdx.x} % blocks * kFirstRows + threadIdx.x;
   const int64_t item = b * a.rows + j;
   unsigned long long offer = 0;
   if (j < a.rows && start_of(a, b) < 0) offer = offer_of(s.nearest[item], is_masked(a, item), j);
@@ -199,25 +202,59 @@ __global__ void __launch_bounds__(kPassThreads)
 }
 
 // ---- every other pick -----------------------------------------------------------------------------------------------
-// The sum over d for row `first + lane` and the pick. `tile` and `pick` belong to this warp.
+// What a lane has on its way from memory: elements lane, lane + 32, .. of a chunk of every row of its warp, and of the
+// pick.
+template <class T>
+struct PassChunk {
+  static constexpr int kParts = kPassDepth / 32;
+  T row[kPassWarpRows][kParts];
+  T pick[kParts];
+
+  __device__ __forceinline__ void load(const T* x, int64_t stride, int64_t rows, const T* y, int64_t left) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) {
+      const bool inside = lane + 32 * i < left;
+      pick[i] = inside ? y[lane + 32 * i] : T{};
+#pragma unroll
+      for (int r = 0; r < kPassWarpRows; ++r) row[r][i] = inside && r < rows ? x[r * stride + lane + 32 * i] : T{};
+    }
+  }
+};
+
+// A warp's part of shared memory.
+struct PassTile {
+  float row[kPassWarpRows][kPassDepth + 1];
+  float pick[kPassDepth];
+};
+
+// The sum over d for row `first + lane` and the pick, in the first kPassWarpRows lanes.
 template <class T, Metric kMetric>
 __device__ __forceinline__ float pair_with_pick(const FarthestPointsArgs& a, const float* scale, int64_t b,
-                                                int64_t first, int64_t with, float (*tile)[kPassDepth + 1],
-                                                float* pick) {
+                                                int64_t first, int64_t with, PassTile& tile) {
   const int lane = threadIdx.x % 32;
+  const int own = lane % kPassWarpRows;
+  const int64_t rows = a.rows - first;
+  const T* x = row_of<T>(a, b, first);
   const T* y = row_of<T>(a, b, with);
+  float factor[kPassWarpRows];
+#pragma unroll
+  for (int r = 0; r < kPassWarpRows; ++r) factor[r] = r < rows ? scale[first + r] : 0.0f;
+  PassChunk<T> next;
+  next.load(x, a.x_row_stride, rows, y, a.width);
   float sum = 0;
   for (int64_t depth = 0; depth < a.width; depth += kPassDepth) {
-    const int64_t d = depth + lane;
-    pick[lane] = d < a.width ? to_float(y[d]) * scale[with] : 0.0f;
-#pragma unroll 8
-    for (int r = 0; r < 32; ++r) {
-      const bool valid = first + r < a.rows && d < a.width;
-      tile[r][lane] = valid ? to_float(row_of<T>(a, b, first + r)[d]) * scale[first + r] : 0.0f;
+#pragma unroll
+    for (int i = 0; i < PassChunk<T>::kParts; ++i) {
+      tile.pick[lane + 32 * i] = to_float(next.pick[i]) * scale[with];
+#pragma unroll
+      for (int r = 0; r < kPassWarpRows; ++r) tile.row[r][lane + 32 * i] = to_float(next.row[r][i]) * factor[r];
     }
     __syncwarp();
-#pragma unroll 8
-    for (int e = 0; e < kPassDepth; ++e) sum = add_pair<kMetric>(tile[lane][e], pick[e], sum);
+    const int64_t after = depth + kPassDepth;
+    if (after < a.width) next.load(x + after, a.x_row_stride, rows, y + after, a.width - after);
+#pragma unroll 16
+    for (int e = 0; e < kPassDepth; ++e) sum = add_pair<kMetric>(tile.row[own][e], tile.pick[e], sum);
     __syncwarp();
   }
   return sum;
@@ -244,12 +281,11 @@ __device__ __forceinline__ void write_pick(const FarthestPointsArgs& a, const Fa
 template <class T, Metric kMetric>
 __global__ void __launch_bounds__(kPassThreads)
     farthest_pass_kernel(FarthestPointsArgs a, FarthestScratch s, int64_t p, int64_t blocks) {
-  TK_SHARED(tiles, float[kPassThreads / 32][32][kPassDepth + 1]);
-  TK_SHARED(picks, float[kPassThreads / 32][kPassDepth]);
+  TK_SHARED(tiles, PassTile[kPassWarps]);
   const int64_t b = int64_t{blockIdx.x} / blocks;
   const int warp = threadIdx.x / 32;
-  const int64_t first = int64_t{blockIdx.x} % blocks * kPassRows + warp * 32;
-  const int64_t j = first + threadIdx.x % 32;
+  const int64_t first = int64_t{blockIdx.x} % blocks * kPassRows + warp * kPassWarpRows;
+  const int64_t j = threadIdx.x % 32 < kPassWarpRows ? first + threadIdx.x % 32 : a.rows;  // others only help to load
   const int64_t items = b * a.rows;
   const bool given = p == 0 && start_of(a, b) >= 0;
   const int64_t pick = given ? start_of(a, b) : item_of(s.offers[b * a.picks + p]);
@@ -257,7 +293,7 @@ __global__ void __launch_bounds__(kPassThreads)
   if (p + 1 == a.picks || first >= a.rows) return;
   const float* scale = s.scale + items;
   const bool partner = !is_masked(a, items + pick) && scale[pick] == scale[pick];
-  const float sum = partner ? pair_with_pick<T, kMetric>(a, scale, b, first, pick, tiles[warp], picks[warp]) : 0.0f;
+  const float sum = partner ? pair_with_pick<T, kMetric>(a, scale, b, first, pick, tiles[warp]) : 0.0f;
   unsigned long long offer = 0;
   if (j < a.rows && !s.picked[items + j]) {
     float score = s.score[items + j];

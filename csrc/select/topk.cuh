@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One block a row. The chosen items are written by ascending index, or become (key, index) pairs that a bitonic sort
-// puts in order: in shared memory, or in the workspace where they do not fit.
+// puts in order: in shared memory, or in the workspace where they do not fit. Few wide rows are cut into chunks first.
 #pragma once
-#include "core/sort_pairs.cuh"
-#include "select/key_cut.cuh"
+#include "select/chunk_pairs.cuh"
 #include "select/topk.h"
 
 namespace tk::selection::gpu {
@@ -41,6 +40,31 @@ __global__ void __launch_bounds__(kThreads) topk_kernel(TopkArgs a, uint64_t* sp
   walk_items(keys, cut, PairChosen<RowKeys<T>>{keys, pairs});
   __syncthreads();
   sort_pairs(pairs, size);
+  for (int64_t i = threadIdx.x; i < a.k; i += blockDim.x) {
+    answer.write(i, static_cast<int64_t>(pairs[i] & 0xffffffffu));
+  }
+}
+
+// Lists of k pairs, (R, chunks, k).
+template <class T>
+__global__ void __launch_bounds__(kThreads) topk_chunks_kernel(TopkArgs a, uint64_t* lists, int64_t chunks) {
+  const int64_t row = blockIdx.x / chunks;
+  const int64_t begin = blockIdx.x % chunks * kChunkItems;
+  RowKeys<T> keys = row_keys<T>(a.from, row);
+  keys.n = keys.n - begin < kChunkItems ? keys.n - begin : kChunkItems;
+  keys.score += begin;
+  if (keys.mask) keys.mask += begin;
+  list_chunk(keys, begin, a.k, lists + int64_t{blockIdx.x} * a.k);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    topk_join_kernel(TopkArgs a, const uint64_t* lists, int64_t chunks, int64_t size) {
+  TK_DYNAMIC_SHARED(uint64_t, pairs);
+  const int64_t row = blockIdx.x;
+  const RowKeys<T> keys = row_keys<T>(a.from, row);
+  const Answer<T> answer{keys, static_cast<T*>(a.value) + row * a.k, a.index + row * a.k};
+  join_chunks(lists + row * chunks * a.k, chunks * a.k, pairs, size);
   for (int64_t i = threadIdx.x; i < a.k; i += blockDim.x) {
     answer.write(i, static_cast<int64_t>(pairs[i] & 0xffffffffu));
   }

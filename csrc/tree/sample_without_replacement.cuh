@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two launches: all blocks make keys and sum the mass of their chunk of a row, then one block a row finds the earliest
-// k keys as topk finds them, sorts these, and sums their mass from the last to the first.
+// All blocks make keys and sum the mass of their chunk of a row; then one block a row finds the earliest k keys as topk
+// finds them, of few rows by chunks first, sorts these, and sums their mass from the last to the first.
 #pragma once
-#include "core/sort_pairs.cuh"
-#include "select/key_cut.cuh"
+#include "select/chunk_pairs.cuh"
 #include "tree/sample_without_replacement.h"
 
 namespace tk::tree::gpu {
@@ -23,6 +22,7 @@ struct RaceState {
   uint32_t* keys;   // (N, V)
   int64_t size;     // of a row of pairs: a power of two, at least k
   int64_t chunks;
+  uint64_t* lists;  // (N, lists of a row, k) of chunk_pairs.cuh, or null
 };
 
 struct RowRaceKeys {
@@ -97,6 +97,24 @@ __device__ __forceinline__ void write_draws(const SampleWithoutReplacementArgs& 
     }
     left += __shfl_sync(kAllLanes, from, 0);
   }
+}
+
+template <class Unused>
+__global__ void __launch_bounds__(selection::gpu::kThreads)
+    race_chunks_kernel(SampleWithoutReplacementArgs a, RaceState s, int64_t chunks) {
+  constexpr int64_t kItems = selection::gpu::kChunkItems;
+  const int64_t begin = blockIdx.x % chunks * kItems;
+  const RowRaceKeys keys{s.keys + blockIdx.x / chunks * a.width + begin,
+                         a.width - begin < kItems ? a.width - begin : kItems};
+  selection::gpu::list_chunk(keys, begin, a.k, s.lists + int64_t{blockIdx.x} * a.k);
+}
+
+template <class T>
+__global__ void __launch_bounds__(selection::gpu::kThreads)
+    race_join_kernel(SampleWithoutReplacementArgs a, RaceState s, int64_t count, int64_t size) {
+  TK_DYNAMIC_SHARED(uint64_t, pairs);
+  selection::gpu::join_chunks(s.lists + int64_t{blockIdx.x} * count, count, pairs, size);
+  if (threadIdx.x < 32) write_draws<T>(a, s, blockIdx.x, pairs);
 }
 
 template <class T>
