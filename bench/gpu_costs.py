@@ -367,6 +367,7 @@ def _drafts() -> dict[str, Cost]:
     return {
         "race_keys_kernel": Cost(case, rows * width * (BF16 + F32) + keys + sums),
         "race_choose_kernel": Cost(case, keys + sums + rows * k * (BF16 + I64 + F32), dynamic_shared=k * I64),
+        "gumbel_join_kernel": Cost(f"{rows} x {width}", rows * (-(-width // 4096) * 16 + I64)),
         "race_chunks_kernel": Cost(keys_case, keys + lists),
         "race_join_kernel": Cost(keys_case, lists + rows * k * (BF16 + I64 + F32), dynamic_shared=1024 * I64),
         "gumbel_argmax_kernel": Cost(f"{rows} x {width} bf16", rows * width * (BF16 + F32) + rows * I64),

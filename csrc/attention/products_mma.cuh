@@ -19,16 +19,17 @@ __device__ __forceinline__ void clear(float (&sum)[kGroups][4]) {
   for (int n = 0; n < kGroups; ++n) sum[n][0] = sum[n][1] = sum[n][2] = sum[n][3] = 0.0f;
 }
 
-// sum[n] = 16 rows of `left` from the warp's first times rows [8n, 8n + 8) of `right`, along the first `chunks` chunks.
-template <class T, int kWidth, int kGroups>
-__device__ __forceinline__ void multiply_rows(const T* left, const T* right, int chunks, float (&sum)[kGroups][4],
-                                              int first_row) {
+// sum[n] = 16 rows of `left` from the warp's first times rows [8n, 8n + 8) of `right`, along the first `chunks` chunks;
+// kAll: along all, without a branch that would keep loads from moving ahead of the products before them.
+template <bool kAll, class T, int kWidth, int kGroups>
+__device__ __forceinline__ void multiply_chunks(const T* left, const T* right, int chunks, float (&sum)[kGroups][4],
+                                                int first_row) {
   const int lane = threadIdx.x % 32;
   const int row = first_row + lane % 16;
   clear(sum);
 #pragma unroll
   for (int k = 0; k < kWidth / 16; ++k) {
-    if (2 * k >= chunks) break;
+    if (!kAll && 2 * k >= chunks) break;
     uint32_t a[4];
     ldmatrix_x4(a, left + place<T, kWidth>(row, 2 * k + lane / 16));
 #pragma unroll
@@ -43,6 +44,16 @@ __device__ __forceinline__ void multiply_rows(const T* left, const T* right, int
   }
 }
 
+template <class T, int kWidth, int kGroups>
+__device__ __forceinline__ void multiply_rows(const T* left, const T* right, int chunks, float (&sum)[kGroups][4],
+                                              int first_row) {
+  if (chunks == kWidth / 8) {
+    multiply_chunks<true, T, kWidth>(left, right, chunks, sum, first_row);
+  } else {
+    multiply_chunks<false, T, kWidth>(left, right, chunks, sum, first_row);
+  }
+}
+
 // The same for blocks whose warps own 16 rows each.
 template <class T, int kWidth, int kGroups>
 __device__ __forceinline__ void multiply_rows(const T* left, const T* right, int chunks, float (&sum)[kGroups][4]) {
@@ -50,8 +61,8 @@ __device__ __forceinline__ void multiply_rows(const T* left, const T* right, int
 }
 
 // sum += weights, rounded to T, times rows of `right`: chunks from `first` on, where there are any before `chunks`.
-template <class T, int kWidth, int kGroups, int kChunks>
-__device__ __forceinline__ void multiply_columns(const float (&weight)[kGroups][4], const T* right, int first,
+template <bool kAll, class T, int kWidth, int kGroups, int kChunks>
+__device__ __forceinline__ void multiply_weights(const float (&weight)[kGroups][4], const T* right, int first,
                                                  int chunks, float (&sum)[kChunks][4]) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
@@ -62,7 +73,7 @@ __device__ __forceinline__ void multiply_columns(const float (&weight)[kGroups][
                            pair_of<T>(high[2], high[3])};
 #pragma unroll
     for (int c = 0; c < kChunks; c += 2) {
-      if (first + c >= chunks) break;
+      if (!kAll && first + c >= chunks) break;
       uint32_t both[4];
       ldmatrix_x4_trans(both, right + place<T, kWidth>(k * 16 + lane % 16, first + c + lane / 16));
       const uint32_t even[2] = {both[0], both[1]};
@@ -70,6 +81,16 @@ __device__ __forceinline__ void multiply_columns(const float (&weight)[kGroups][
       mma_m16n8k16<T>(sum[c], a, even);
       mma_m16n8k16<T>(sum[c + 1], a, odd);
     }
+  }
+}
+
+template <class T, int kWidth, int kGroups, int kChunks>
+__device__ __forceinline__ void multiply_columns(const float (&weight)[kGroups][4], const T* right, int first,
+                                                 int chunks, float (&sum)[kChunks][4]) {
+  if (first + kChunks <= chunks) {
+    multiply_weights<true, T, kWidth>(weight, right, first, chunks, sum);
+  } else {
+    multiply_weights<false, T, kWidth>(weight, right, first, chunks, sum);
   }
 }
 

@@ -364,18 +364,23 @@ __device__ __forceinline__ void walk_columns(const typename Tile::Stored* rows, 
 // ---- launches -------------------------------------------------------------------------------------------------------
 inline int64_t search_blocks(int64_t batch, int64_t rows) { return batch * ((rows + kSearchRows - 1) / kSearchRows); }
 
+// How many blocks a search should have, and from how many on another launch costs more than idle multiprocessors.
+struct WantedBlocks {
+  int64_t wanted, enough;
+};
+constexpr WantedBlocks kFewBlocks{264, 96};    // two a multiprocessor of an H100
+constexpr WantedBlocks kManyBlocks{660, 400};  // as many as its shared memory holds of TileBuffers
+
 // Into how many ranges the columns are cut where so many blocks would take all of them.
-inline int64_t splits_for(int64_t blocks, int64_t columns) {
-  constexpr int64_t kWantedBlocks = 264;  // two a multiprocessor of an H100
-  constexpr int64_t kEnoughBlocks = 96;   // from here on, another launch costs more than idle multiprocessors
+inline int64_t splits_for(int64_t blocks, int64_t columns, WantedBlocks most = kFewBlocks) {
   const int64_t tiles = (columns + kSearchColumns - 1) / kSearchColumns;
-  if (blocks == 0 || blocks >= kEnoughBlocks || tiles <= 1) return 1;
-  const int64_t wanted = (kWantedBlocks + blocks - 1) / blocks;
+  if (blocks == 0 || blocks >= most.enough || tiles <= 1) return 1;
+  const int64_t wanted = (most.wanted + blocks - 1) / blocks;
   return wanted < tiles ? wanted : tiles;
 }
 
-inline int64_t column_splits(int64_t batch, int64_t rows, int64_t columns) {
-  return splits_for(search_blocks(batch, rows), columns);
+inline int64_t column_splits(int64_t batch, int64_t rows, int64_t columns, WantedBlocks most = kFewBlocks) {
+  return splits_for(search_blocks(batch, rows), columns, most);
 }
 
 // Every row moves 16 bytes at a time.

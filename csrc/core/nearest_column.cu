@@ -13,7 +13,9 @@ int64_t row_blocks(const NearestColumn& a) {
   return a.batch * ((a.rows + rows - 1) / rows);
 }
 
-int64_t splits_of(const NearestColumn& a) { return splits_for(row_blocks(a), a.columns); }
+int64_t splits_of(const NearestColumn& a) {
+  return splits_for(row_blocks(a), a.columns, is_narrow(a) ? kFewBlocks : kManyBlocks);
+}
 
 DeviceSearch search_of(const NearestColumn& a) {
   return {a.x,

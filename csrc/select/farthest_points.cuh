@@ -224,7 +224,7 @@ struct PassChunk {
 
 // A warp's part of shared memory.
 struct PassTile {
-  float row[kPassWarpRows][kPassDepth + 1];
+  float row[kPassWarpRows][kPassDepth + 4];  // float4 reads of 8 neighbouring rows meet all banks
   float pick[kPassDepth];
 };
 
@@ -253,8 +253,15 @@ __device__ __forceinline__ float pair_with_pick(const FarthestPointsArgs& a, con
     __syncwarp();
     const int64_t after = depth + kPassDepth;
     if (after < a.width) next.load(x + after, a.x_row_stride, rows, y + after, a.width - after);
-#pragma unroll 16
-    for (int e = 0; e < kPassDepth; ++e) sum = add_pair<kMetric>(tile.row[own][e], tile.pick[e], sum);
+#pragma unroll 8
+    for (int e = 0; e < kPassDepth; e += 4) {
+      const float4 p = *reinterpret_cast<const float4*>(tile.row[own] + e);
+      const float4 q = *reinterpret_cast<const float4*>(tile.pick + e);
+      sum = add_pair<kMetric>(p.x, q.x, sum);
+      sum = add_pair<kMetric>(p.y, q.y, sum);
+      sum = add_pair<kMetric>(p.z, q.z, sum);
+      sum = add_pair<kMetric>(p.w, q.w, sum);
+    }
     __syncwarp();
   }
   return sum;

@@ -4,7 +4,7 @@
 namespace tk::tree::gpu {
 namespace {
 
-int64_t splits_of(const HeadArgmaxProbArgs& a) { return column_splits(1, a.rows, a.vocabulary); }
+int64_t splits_of(const HeadArgmaxProbArgs& a) { return column_splits(1, a.rows, a.vocabulary, kManyBlocks); }
 
 // The parts come first: 16 bytes each, so that normed rows behind them are aligned.
 size_t parts_bytes(const HeadArgmaxProbArgs& a) {
@@ -32,7 +32,8 @@ void launch_all(const HeadArgmaxProbArgs& a, const GpuContext& context) {
     const auto kernel = aligned ? head_mma_kernel<T, true> : head_mma_kernel<T, false>;
     launch(kernel, blocks, dim3(kSearchThreads), 0, context.stream, s, parts);
   }
-  const auto row_blocks = static_cast<unsigned>((a.rows + kJoinThreads - 1) / kJoinThreads);
+  constexpr int64_t kWarps = kJoinThreads / 32;
+  const auto row_blocks = static_cast<unsigned>((a.rows + kWarps - 1) / kWarps);
   launch(head_join_kernel<void>, dim3(row_blocks), dim3(kJoinThreads), 0, context.stream, a,
          static_cast<const HeadBest*>(parts), s.splits);
 }

@@ -123,14 +123,18 @@ __global__ void __launch_bounds__(kSearchThreads) head_mma_kernel(DeviceSearch s
   head_tile<T, MmaTile<T>, kAligned>(s, buffers, parts);
 }
 
-// ---- ranges of W, in their order ------------------------------------------------------------------------------------
+// ---- ranges of W: a warp a row
+// ----------------------------------------------------------------------------------------
 template <class Unused>
 __global__ void __launch_bounds__(kJoinThreads)
     head_join_kernel(HeadArgmaxProbArgs a, const HeadBest* parts, int64_t splits) {
-  const int64_t n = int64_t{blockIdx.x} * kJoinThreads + threadIdx.x;
+  const int lane = threadIdx.x % 32;
+  const int64_t n = (int64_t{blockIdx.x} * kJoinThreads + threadIdx.x) / 32;
   if (n >= a.rows) return;
-  HeadBest best = parts[n];
-  for (int64_t k = 1; k < splits; ++k) best = join_best(best, parts[k * a.rows + n]);
+  HeadBest best = no_logits();
+  for (int64_t k = lane; k < splits; k += 32) best = join_best(best, parts[k * a.rows + n]);
+  best = join_lanes<32>(best);
+  if (lane > 0) return;
   const float prob = power(best.top - best.shift) / best.sum;
   a.id[n] = best.id < 0 ? 0 : best.id;
   a.prob[n] = prob > 1.0f ? 1.0f : prob;
