@@ -111,11 +111,37 @@ __device__ __forceinline__ void write_bias(const float* bias, KeyList<kKeys>& li
   }
 }
 
+// A whole list from the rest of a long span: what most steps of a dense mask are. Asks no policy.
+template <int kKeys>
+__device__ __forceinline__ void write_whole(const KeyWalk& w, KeyList<kKeys>& list) {
+  const int lane = threadIdx.x % 32;
+  const int at = static_cast<int>(w.at);
+  for (int l = lane; l < kKeys; l += 32) {
+    list.key[l] = at + l;
+    list.bias[l] = 0.0f;
+  }
+  if (lane > 0) return;
+  list.piece[0] = {at, at + kKeys, 0, static_cast<short>(w.full)};
+  list.pieces = 1;
+  list.count = kKeys;
+  list.partial = !w.full;
+  const uint64_t valid = low_bits(kKeys);
+  list.valid[0] = static_cast<unsigned>(valid);
+  list.valid[1] = static_cast<unsigned>(valid >> 32);
+  list.strange[0] = list.strange[1] = 0;
+}
+
 // Writes the next list. Called by all lanes of one warp.
 template <int kKeys>
 __device__ __forceinline__ void write_list(const Policy& policy, const Extents& extents, const QueryTask& task,
                                            const float* bias, KeyWalk& walk, KeyList<kKeys>& list) {
   KeyWalk w = walk;
+  if (!bias && w.end - w.at >= kKeys) {
+    write_whole(w, list);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) walk.at = w.at + kKeys;
+    return;
+  }
   int filled = 0;
   TK_POLICY_SWITCH(policy.kind, P, {
     const P of_head(policy, extents, task.b, task.h);

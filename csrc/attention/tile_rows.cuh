@@ -75,24 +75,28 @@ __device__ __forceinline__ void load_listed(T* keys, T* values, const RowSource<
   const int chunk = threadIdx.x % kChunks;
   const int first = threadIdx.x / kChunks;
   if (chunk >= k.chunks) return;
-  if (!k.wide) {
+  constexpr int64_t kMostStride = (int64_t{1} << 32) / sizeof(T) - 1;
+  if (!k.wide || k.stride > kMostStride || v.stride > kMostStride) {
     for (int row = first; row < kKeys; row += kRowStep) {
       load_chunk(keys + place<T, kWidth>(row, chunk), k, list[row], chunk);
       load_chunk(values + place<T, kWidth>(row, chunk), v, list[row], chunk);
     }
     return;
   }
-  const T* k_column = k.data + chunk * kItems;
-  const T* v_column = v.data + chunk * kItems;
+  // One multiply-add an address: the bytes between rows are 32 bits, and what is not there has the address of row 0.
   const bool inside = chunk * kItems < k.width;
+  const auto* k_column = reinterpret_cast<const char*>(k.data + (inside ? chunk * kItems : 0));
+  const auto* v_column = reinterpret_cast<const char*>(v.data + (inside ? chunk * kItems : 0));
+  const auto k_step = static_cast<uint32_t>(k.stride * static_cast<int64_t>(sizeof(T)));
+  const auto v_step = static_cast<uint32_t>(v.stride * static_cast<int64_t>(sizeof(T)));
 #pragma unroll
   for (int i = 0; i < kKeys / kRowStep; ++i) {
     const int row = first + i * kRowStep;
     const int index = list[row];
     const bool valid = inside && index >= 0;
-    const int64_t at = valid ? index : 0;
-    cp_async16_or_zero(keys + place<T, kWidth>(row, chunk), valid ? k_column + at * k.stride : k.data, valid);
-    cp_async16_or_zero(values + place<T, kWidth>(row, chunk), valid ? v_column + at * v.stride : v.data, valid);
+    const uint64_t at = index >= 0 ? static_cast<uint32_t>(index) : 0u;
+    cp_async16_or_zero(keys + place<T, kWidth>(row, chunk), k_column + at * k_step, valid);
+    cp_async16_or_zero(values + place<T, kWidth>(row, chunk), v_column + at * v_step, valid);
   }
 }
 

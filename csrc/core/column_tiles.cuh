@@ -371,6 +371,12 @@ struct WantedBlocks {
 constexpr WantedBlocks kFewBlocks{264, 96};    // two a multiprocessor of an H100
 constexpr WantedBlocks kManyBlocks{660, 400};  // as many as its shared memory holds of TileBuffers
 
+// Tensor cores wait for shared memory, which more blocks only load more; they do help where columns come from far, and
+// multiply-adds, which wait for themselves.
+inline WantedBlocks blocks_for_tiles(DType dtype, int64_t rows) {
+  return dtype == DType::f32 || rows <= kSearchRows ? kManyBlocks : kFewBlocks;
+}
+
 // Into how many ranges the columns are cut where so many blocks would take all of them.
 inline int64_t splits_for(int64_t blocks, int64_t columns, WantedBlocks most = kFewBlocks) {
   const int64_t tiles = (columns + kSearchColumns - 1) / kSearchColumns;

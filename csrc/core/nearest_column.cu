@@ -14,7 +14,7 @@ int64_t row_blocks(const NearestColumn& a) {
 }
 
 int64_t splits_of(const NearestColumn& a) {
-  return splits_for(row_blocks(a), a.columns, is_narrow(a) ? kFewBlocks : kManyBlocks);
+  return splits_for(row_blocks(a), a.columns, is_narrow(a) ? kFewBlocks : blocks_for_tiles(a.dtype, a.rows));
 }
 
 DeviceSearch search_of(const NearestColumn& a) {

@@ -10,7 +10,9 @@ constexpr int64_t kMostColumns = int64_t{1} << 31;
 
 int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
-int64_t splits_of(const CosineMatchArgs& a) { return column_splits(a.batch, a.rows, a.columns, kManyBlocks); }
+int64_t splits_of(const CosineMatchArgs& a) {
+  return column_splits(a.batch, a.rows, a.columns, blocks_for_tiles(a.dtype, a.rows));
+}
 
 MatchScratch scratch_in(const CosineMatchArgs& a, int64_t splits, void* workspace) {
   MatchScratch s;

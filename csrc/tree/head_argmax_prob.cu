@@ -4,7 +4,9 @@
 namespace tk::tree::gpu {
 namespace {
 
-int64_t splits_of(const HeadArgmaxProbArgs& a) { return column_splits(1, a.rows, a.vocabulary, kManyBlocks); }
+int64_t splits_of(const HeadArgmaxProbArgs& a) {
+  return column_splits(1, a.rows, a.vocabulary, blocks_for_tiles(a.dtype, a.rows));
+}
 
 // The parts come first: 16 bytes each, so that normed rows behind them are aligned.
 size_t parts_bytes(const HeadArgmaxProbArgs& a) {
