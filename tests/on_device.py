@@ -120,7 +120,9 @@ def _returned(result: Any, loans: dict[int, Loan]) -> Any:
         if result is loan.moved:
             return loan.array
     on_host = result.cpu()
-    return on_host.numpy() if isinstance(next(iter(loans.values())).array, np.ndarray) else on_host
+    if isinstance(next(iter(loans.values())).array, np.ndarray):
+        return on_host.numpy().copy()  # its own memory, as answers on the host have
+    return on_host
 
 
 @contextlib.contextmanager

@@ -89,12 +89,14 @@ __device__ __forceinline__ void load_listed(T* keys, T* values, const RowSource<
   const auto* v_column = reinterpret_cast<const char*>(v.data + (inside ? chunk * kItems : 0));
   const auto k_step = static_cast<uint32_t>(k.stride * static_cast<int64_t>(sizeof(T)));
   const auto v_step = static_cast<uint32_t>(v.stride * static_cast<int64_t>(sizeof(T)));
+  int index[kKeys / kRowStep];  // read before the first copy, behind which the list might have changed
+#pragma unroll
+  for (int i = 0; i < kKeys / kRowStep; ++i) index[i] = list[first + i * kRowStep];
 #pragma unroll
   for (int i = 0; i < kKeys / kRowStep; ++i) {
     const int row = first + i * kRowStep;
-    const int index = list[row];
-    const bool valid = inside && index >= 0;
-    const uint64_t at = index >= 0 ? static_cast<uint32_t>(index) : 0u;
+    const bool valid = inside && index[i] >= 0;
+    const uint64_t at = index[i] >= 0 ? static_cast<uint32_t>(index[i]) : 0u;
     cp_async16_or_zero(keys + place<T, kWidth>(row, chunk), k_column + at * k_step, valid);
     cp_async16_or_zero(values + place<T, kWidth>(row, chunk), v_column + at * v_step, valid);
   }

@@ -25,32 +25,23 @@ template <class T, int kRows, int kColumns, int kPitch>
 __device__ inline void fill_chunks(const ValueMatrix<T>& v, int64_t b, int64_t r0, int64_t c0, bool wide,
                                    T (&tile)[kRows][kPitch]) {
   const T* from = v.data + b * v.batch_stride;
-  constexpr int kChunks = kColumns / kChunk;
-  constexpr int kEach = kRows * kChunks / kSoftThreads;
-  static_assert(kEach * kSoftThreads == kRows * kChunks, "the same number of chunks for every thread");
-  Chunk<T> chunk[kEach] = {};  // all on their way before the first is stored
-#pragma unroll
-  for (int n = 0; n < kEach; ++n) {
-    const int i = threadIdx.x + n * kSoftThreads;
+  for (int i = threadIdx.x; i < kRows * kColumns / kChunk; i += kSoftThreads) {
+    constexpr int kChunks = kColumns / kChunk;
     const int r = kChunks == 4 ? spread_row(i / kChunks) : i / kChunks;
     const int c = i % kChunks * kChunk;
+    Chunk<T> chunk = {};
     if (r0 + r < v.rows) {
       const T* row = from + (r0 + r) * v.row_stride + c0 + c;
       if (wide && c0 + c < v.width) {
-        chunk[n] = *reinterpret_cast<const Chunk<T>*>(row);
+        chunk = *reinterpret_cast<const Chunk<T>*>(row);
       } else {
 #pragma unroll
         for (int k = 0; k < kChunk; ++k) {
-          if (c0 + c + k < v.width) chunk[n].item[k] = row[k];
+          if (c0 + c + k < v.width) chunk.item[k] = row[k];
         }
       }
     }
-  }
-#pragma unroll
-  for (int n = 0; n < kEach; ++n) {
-    const int i = threadIdx.x + n * kSoftThreads;
-    const int r = kChunks == 4 ? spread_row(i / kChunks) : i / kChunks;
-    *reinterpret_cast<Chunk<T>*>(&tile[r][i % kChunks * kChunk]) = chunk[n];
+    *reinterpret_cast<Chunk<T>*>(&tile[r][c]) = chunk;
   }
 }
 
@@ -58,31 +49,20 @@ template <class T, class L>
 __device__ inline void fill_rounded_weights(const LogitMatrix<L>& l, const SoftWeigh& s, int64_t b, int64_t r0,
                                             int64_t k0, T (&tile)[kSoftRows][kMmaPitch]) {
   const L* from = l.data + b * l.batch_stride;
-  constexpr int kEach = kSoftRows * kMmaDepth / kSoftThreads;
-  const bool along_rows = l.col_stride != 1;
-  const auto row_at = [&](int n) {
-    const int i = threadIdx.x + n * kSoftThreads;
-    return along_rows ? i % kSoftRows : i / kMmaDepth;
-  };
-  const auto depth_at = [&](int n) {
-    const int i = threadIdx.x + n * kSoftThreads;
-    return along_rows ? i / kSoftRows : i % kMmaDepth;
-  };
-  float logit[kEach];  // less its shift; all on their way before the first is needed
-  float scale[kEach];  // zero outside the matrix
-#pragma unroll
-  for (int n = 0; n < kEach; ++n) {
-    const int r = row_at(n);
-    const int k = depth_at(n);
-    const bool inside = r0 + r < l.rows && k0 + k < l.cols;
-    const int64_t row = inside ? b * l.rows + r0 + r : 0;
-    const int64_t col = inside ? b * l.cols + k0 + k : 0;
-    logit[n] = inside ? to_float(from[(r0 + r) * l.row_stride + (k0 + k) * l.col_stride]) : 0.0f;
-    logit[n] -= (inside && s.row_shift ? s.row_shift[row] : 0.0f) + (inside && s.col_shift ? s.col_shift[col] : 0.0f);
-    scale[n] = !inside ? 0.0f : s.col_scale ? s.col_scale[col] : 1.0f;
+  for (int i = threadIdx.x; i < kSoftRows * kMmaDepth; i += kSoftThreads) {
+    const bool along_rows = l.col_stride != 1;
+    const int r = along_rows ? i % kSoftRows : i / kMmaDepth;
+    const int k = along_rows ? i / kSoftRows : i % kMmaDepth;
+    float weight = 0.0f;
+    if (r0 + r < l.rows && k0 + k < l.cols) {
+      const int64_t row = b * l.rows + r0 + r;
+      const int64_t col = b * l.cols + k0 + k;
+      const float shift = (s.row_shift ? s.row_shift[row] : 0.0f) + (s.col_shift ? s.col_shift[col] : 0.0f);
+      weight = expf(to_float(from[(r0 + r) * l.row_stride + (k0 + k) * l.col_stride]) - shift);
+      if (s.col_scale) weight *= s.col_scale[col];
+    }
+    tile[r][k] = from_float<T>(weight);
   }
-#pragma unroll
-  for (int n = 0; n < kEach; ++n) tile[row_at(n)][depth_at(n)] = from_float<T>(expf(logit[n]) * scale[n]);
 }
 
 // The 16 x 16 block of a row-major tile from (row, col).
