@@ -103,6 +103,8 @@ def _cluster_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
 def _select_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     score = randn(1, 3000, dtype=dtype)
     yield lambda: select.topk(score, 700)
+    wide = randn(1, 8300, dtype=dtype)  # by chunks
+    yield lambda: select.topk(wide, 20)
     yield lambda: select.topk_mask(score, 700)
     yield lambda: select.topp_mask(score.softmax(-1), 0.7)
     points = randn(1, 150, 40, dtype=dtype)
@@ -133,6 +135,8 @@ def _tree_cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
     for k in (40, 700):
         yield lambda k=k: ops.sample_without_replacement(logits.softmax(-1), k, noise)  # type: ignore[misc]
     yield lambda: ops.gumbel_argmax(logits, noise)
+    wide = randn(1, 8300, dtype=dtype)  # by chunks
+    yield lambda: ops.sample_without_replacement(wide.softmax(-1), 20, wide.float().sigmoid())
     yield lambda: ops.masked_transfer(logits, mask, torch.tensor([300]), 0.5)
     table, known = noise[:, : 65 * 8].reshape(1, 65, 8), torch.ones(1, 65, dtype=torch.bool)
     for budget, threshold in ((64, None), (None, 0.01)):

@@ -144,6 +144,22 @@ def test_more_pairs_than_shared_memory_holds(backend, rng):
     check(rng.integers(-3000, 3000, (1, 8300)).astype(np.float32), 8200)
 
 
+@pytest.mark.parametrize("width", [8192, 8193, 8200, 30000])
+def test_few_wide_rows(backend, width, rng):
+    """On a device chunks of 8192 items choose first; the last chunk may have fewer items than are asked for."""
+    if backend == "simt" and width > 10000:
+        width = 16385
+    score = rng.integers(-40, 41, (2, width)).astype(np.float32)
+    score[1, 5::7] = np.nan
+    score[1, -1] = 99
+    mask = rng.random((2, width)) < 0.3
+    for k in (1, 20) if backend == "simt" else (1, 20, 1000, 2100):
+        check(score, k)
+        check(score, k, mask)
+    mask[:, 8:] = False
+    check(score, 20, mask)
+
+
 @pytest.mark.parametrize("kind", ["normal", "ties", "equal", "narrow"])
 def test_rows_of_several_parts_and_threads(backend, kind, rng):
     """Rows longer than what one thread counts alone; the same bits for any number of threads."""
