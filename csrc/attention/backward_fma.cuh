@@ -64,7 +64,7 @@ struct FmaQueryGrad {
       for (int j = 0; j < kColumns; ++j) {
         const int key = threadIdx.x % 8 + 8 * j;
         const float s = biased ? fmaf(score[i][j], scale, list.bias[key]) : score[i][j] * scale;
-        const float p = exp2_flushed(fmaf(s, kLog2E, -shift[i]));
+        const float p = exp2f(fmaf(s, kLog2E, -shift[i]));
         const float slope = p * (product[i][j] - centre[i]);
         weights[fma_row(i) * Weights<kKeys>::kPitch + key] = bits >> key & 1 ? slope : 0.0f;
       }
@@ -197,7 +197,7 @@ struct FmaKeyGrad {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const bool shown = seen >> fma_row(i) & 1;
-        const float p = exp2_flushed(fmaf(fmaf(score[i][j], scale, bias[i]), kLog2E, -shift));
+        const float p = exp2f(fmaf(fmaf(score[i][j], scale, bias[i]), kLog2E, -shift));
         const float slope = shown ? p * (product[i][j] - centre) : 0.0f;
         const int at = fma_row(i) * Weights<kStep>::kPitch + query;
         weights[at] = shown ? p : 0.0f;

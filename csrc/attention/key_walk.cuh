@@ -136,7 +136,8 @@ template <int kKeys>
 __device__ __forceinline__ void write_list(const Policy& policy, const Extents& extents, const QueryTask& task,
                                            const float* bias, KeyWalk& walk, KeyList<kKeys>& list) {
   KeyWalk w = walk;
-  if (!bias && w.end - w.at >= kKeys) {
+  constexpr bool kLong = kKeys == 64;  // of half precision: float32 has short steps, and no register for this
+  if (kLong && !bias && w.end - w.at >= kKeys) {
     write_whole(w, list);
     __syncwarp();
     if (threadIdx.x % 32 == 0) walk.at = w.at + kKeys;

@@ -66,24 +66,34 @@ __device__ __forceinline__ void load_rows(T* to, const RowSource<T>& from, const
 
 // Rows of a list of keys, from two arrays of the same widths.
 template <class T, int kKeys, int kWidth, int kThreads>
+__device__ __forceinline__ void load_any_listed(T* keys, T* values, const RowSource<T>& k, const RowSource<T>& v,
+                                                const int (&list)[kKeys]) {
+  constexpr int kChunks = kWidth / ChunkOf<T>::kItems;
+  for (int u = threadIdx.x; u < kKeys * kChunks; u += kThreads) {
+    const int row = u / kChunks;
+    const int chunk = u % kChunks;
+    if (chunk >= k.chunks) continue;
+    load_chunk(keys + place<T, kWidth>(row, chunk), k, list[row], chunk);
+    load_chunk(values + place<T, kWidth>(row, chunk), v, list[row], chunk);
+  }
+}
+
+// The same; of half precision, where products leave registers for it, with one multiply-add an address: bytes between
+// rows are 32 bits, and what is not there has the address of row 0.
+template <class T, int kKeys, int kWidth, int kThreads>
 __device__ __forceinline__ void load_listed(T* keys, T* values, const RowSource<T>& k, const RowSource<T>& v,
                                             const int (&list)[kKeys]) {
   constexpr int kItems = ChunkOf<T>::kItems;
   constexpr int kChunks = kWidth / kItems;
   constexpr int kRowStep = kThreads / kChunks;  // a thread copies one chunk of every so many rows
   static_assert(kThreads % kChunks == 0 && kKeys % kRowStep == 0, "the same number of rows for every thread");
+  constexpr int64_t kMostStride = (int64_t{1} << 32) / sizeof(T) - 1;
+  if (sizeof(T) == 4 || !k.wide || k.stride > kMostStride || v.stride > kMostStride) {
+    return load_any_listed<T, kKeys, kWidth, kThreads>(keys, values, k, v, list);
+  }
   const int chunk = threadIdx.x % kChunks;
   const int first = threadIdx.x / kChunks;
   if (chunk >= k.chunks) return;
-  constexpr int64_t kMostStride = (int64_t{1} << 32) / sizeof(T) - 1;
-  if (!k.wide || k.stride > kMostStride || v.stride > kMostStride) {
-    for (int row = first; row < kKeys; row += kRowStep) {
-      load_chunk(keys + place<T, kWidth>(row, chunk), k, list[row], chunk);
-      load_chunk(values + place<T, kWidth>(row, chunk), v, list[row], chunk);
-    }
-    return;
-  }
-  // One multiply-add an address: the bytes between rows are 32 bits, and what is not there has the address of row 0.
   const bool inside = chunk * kItems < k.width;
   const auto* k_column = reinterpret_cast<const char*>(k.data + (inside ? chunk * kItems : 0));
   const auto* v_column = reinterpret_cast<const char*>(v.data + (inside ? chunk * kItems : 0));

@@ -260,7 +260,8 @@ struct TileStream {
   int tile_end, chunks;
   SearchStep next;
 
-  static constexpr bool kCopied = kAligned && sizeof(X) == sizeof(typename Tile::Stored) && sizeof(Y) == sizeof(X);
+  static constexpr bool kCopied =
+      kRows && kAligned && sizeof(X) == sizeof(typename Tile::Stored) && sizeof(Y) == sizeof(X);
   CopiedRows<kSearchRows, Tile::kDepth, Tile::kPitch, typename Tile::Stored> x_rows = {};
   CopiedRows<kSearchColumns, Tile::kDepth, Tile::kPitch, typename Tile::Stored> y_rows = {};
 
@@ -270,7 +271,7 @@ struct TileStream {
       const int64_t first_column = int64_t{next.tile} * kSearchColumns;
       if constexpr (kCopied) {
         if (next.chunk == 0) y_rows.begin(y, first_column);
-        if constexpr (kRows) x_rows.copy(buffers.rows(next.stage), x, depth);
+        x_rows.copy(buffers.rows(next.stage), x, depth);
         y_rows.copy(buffers.columns(next.stage), y, depth);
       } else {
         if constexpr (kRows) {
@@ -285,7 +286,7 @@ struct TileStream {
   }
 
   __device__ __forceinline__ void start() {
-    if constexpr (kCopied && kRows) x_rows.begin(x, first_row);
+    if constexpr (kCopied) x_rows.begin(x, first_row);
 #pragma unroll
     for (int i = 0; i < Tile::kStages - 1; ++i) load_next();
   }
