@@ -13,65 +13,96 @@ constexpr uint32_t kNoMerge = ~0u;
 constexpr int kPlaceBits = 8;
 static_assert(kMostPackedRanks == (1 << (32 - kPlaceBits)) - 1);
 
-typedef uint32_t vu_unaligned __attribute__((vector_size(4 * W), may_alias, aligned(4)));
-
-TK_INLINE uint32_t smallest(const uint32_t* words, int n) {
-  vu best = *reinterpret_cast<const vu_unaligned*>(words);
-  for (int i = W; i < n; i += W) {
-    const vu next = *reinterpret_cast<const vu_unaligned*>(words + i);
-    best = next < best ? next : best;
-  }
-#pragma GCC unroll 4
-  for (int step = W / 2; step > 0; step /= 2) {
-    vu order;
-#pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) order[i] = static_cast<uint32_t>(i ^ step);
-    const vu other = __builtin_shuffle(best, order);
-    best = other < best ? other : best;
-  }
-  return best[0];
+TK_INLINE uint32_t word_of(PairMerge merge, int place) {
+  return merge.rank == kNoRank ? kNoMerge
+                               : static_cast<uint32_t>(merge.rank) << kPlaceBits | static_cast<uint32_t>(place);
 }
 
-// Every byte is a token, 2 <= n <= kArrayBytes, ranks below kMostPackedRanks.
-inline int merge_array(const VocabView& v, const uint8_t* p, int n, int32_t* out) {
-  alignas(64) uint32_t word[kArrayBytes + W];
-  int32_t token[kArrayBytes], result[kArrayBytes];
-  uint16_t next[kArrayBytes], previous[kArrayBytes];
+// The words of up to N places in registers: reading them as vectors just after writing one would wait for memory.
+template <int N>
+class Words {
+ public:
+  TK_INLINE uint32_t smallest(const Words& words) {
+    vu best = words.v_[0];
+#pragma GCC unroll 64
+    for (int i = 1; i < kVectors; ++i) best = words.v_[i] < best ? words.v_[i] : best;
+#pragma GCC unroll 4
+    for (int step = W / 2; step > 0; step /= 2) {
+      vu order;
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) order[i] = static_cast<uint32_t>(i ^ step);
+      const vu other = __builtin_shuffle(best, order);
+      best = other < best ? other : best;
+    }
+    return best[0];
+  }
+
+  TK_INLINE void load(Words& words, const uint32_t* from) {
+#pragma GCC unroll 64
+    for (int i = 0; i < kVectors; ++i) words.v_[i] = *reinterpret_cast<const vu*>(from + i * W);
+  }
+
+  TK_INLINE void set(Words& words, int place, uint32_t word) {
+    const vu at = static_cast<uint32_t>(place) - vu{};
+    const vu to = word - vu{};
+    vu lane = (vu)iota(0);
+#pragma GCC unroll 64
+    for (int i = 0; i < kVectors; ++i, lane += W) words.v_[i] = lane == at ? to : words.v_[i];
+  }
+
+ private:
+  static constexpr int kVectors = N / W;
+  vu v_[kVectors];
+};
+
+// Every byte is a token, 2 <= n <= N <= kArrayBytes, ranks below kMostPackedRanks.
+template <int N>
+int merge_words(const VocabView& v, const uint8_t* p, int n, int32_t* out) {
+  alignas(64) uint32_t first[N];
+  int32_t token[N], result[N + 1];
+  uint16_t next[N], previous[N + 1];
+  for (int i = 0; i + 1 < n; ++i) {
+    const PairMerge merge = v.byte_pairs[p[i] << 8 | p[i + 1]];
+    first[i] = word_of(merge, i);
+    result[i] = merge.result;
+  }
+  for (int i = n - 1; i < N; ++i) first[i] = kNoMerge;
   for (int i = 0; i < n; ++i) {
     token[i] = v.byte_token[p[i]];
     next[i] = static_cast<uint16_t>(i + 1);
     previous[i] = static_cast<uint16_t>(i - 1);
   }
-  const auto set_merge = [&](int i, PairMerge merge) {
-    word[i] =
-        merge.rank == kNoRank ? kNoMerge : static_cast<uint32_t>(merge.rank) << kPlaceBits | static_cast<uint32_t>(i);
-    result[i] = merge.result;
-  };
-  for (int i = 0; i + 1 < n; ++i) set_merge(i, v.byte_pairs[p[i] << 8 | p[i + 1]]);
-  for (int i = n - 1; i < (n + W - 1) / W * W; ++i) word[i] = kNoMerge;
-  for (;;) {
-    const uint32_t best = smallest(word, n);
-    if (best == kNoMerge) break;
+  Words<N> words;
+  Words<N>::load(words, first);
+  for (uint32_t best; (best = Words<N>::smallest(words)) != kNoMerge;) {
     const int i = static_cast<int>(best & ((1u << kPlaceBits) - 1));
     const int gone = next[i];
     const int behind = next[gone];
-    token[i] = result[i];
-    word[gone] = kNoMerge;
+    const int32_t merged = token[i] = result[i];
     next[i] = static_cast<uint16_t>(behind);
-    if (behind < n) {
-      previous[behind] = static_cast<uint16_t>(i);
-      set_merge(i, find_pair(v, token[i], token[behind]));
-    } else {
-      word[i] = kNoMerge;
-    }
+    previous[behind] = static_cast<uint16_t>(i);
+    PairMerge right{kNoRank, kNoToken};
+    if (behind < n) right = find_pair(v, merged, token[behind]);
+    result[i] = right.result;
     if (i > 0) {
       const int before = previous[i];
-      set_merge(before, find_pair(v, token[before], token[i]));
+      const PairMerge left = find_pair(v, token[before], merged);
+      result[before] = left.result;
+      Words<N>::set(words, before, word_of(left, before));
     }
+    Words<N>::set(words, gone, kNoMerge);
+    Words<N>::set(words, i, word_of(right, i));
   }
   int count = 0;
   for (int i = 0; i < n; i = next[i]) out[count++] = token[i];
   return count;
+}
+
+inline int merge_array(const VocabView& v, const uint8_t* p, int n, int32_t* out) {
+  if (n <= 16) return merge_words<16>(v, p, n, out);
+  if (n <= 32) return merge_words<32>(v, p, n, out);
+  if (n <= 64) return merge_words<64>(v, p, n, out);
+  return merge_words<kArrayBytes>(v, p, n, out);
 }
 
 }  // namespace

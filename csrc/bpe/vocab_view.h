@@ -98,14 +98,17 @@ inline PairMerge find_packed_pair(const VocabView& v, int32_t left, int32_t righ
   const uint64_t mask = (uint64_t{1} << (64 - v.pair_shift)) - 1;
   const uint64_t key =
       static_cast<uint64_t>(static_cast<uint32_t>(left)) << kPackedPartBits | static_cast<uint32_t>(right);
-  for (uint64_t slot = hash_pair(left, right) >> v.pair_shift;; slot = (slot + 1) & mask) {
-    const uint64_t entry = v.packed_pairs[slot];
-    if (entry >> kPackedResultBits == key) {
-      const auto result = static_cast<int32_t>(entry & ((uint64_t{1} << kPackedResultBits) - 1));
-      return {v.orders ? v.orders[result] : result, result};
-    }
-    if (entry == kEmptyPair) return {kNoRank, kNoToken};
+  uint64_t slot = hash_pair(left, right) >> v.pair_shift;
+  uint64_t entry = v.packed_pairs[slot];
+  while (entry >> kPackedResultBits != key && entry != kEmptyPair) {
+    slot = (slot + 1) & mask;
+    entry = v.packed_pairs[slot];
   }
+  // No branch: whether two neighbours merge is anybody's guess.
+  const bool found = entry != kEmptyPair;
+  const auto result = static_cast<int32_t>(entry & ((uint64_t{1} << kPackedResultBits) - 1));
+  if (v.orders) return found ? PairMerge{v.orders[result], result} : PairMerge{kNoRank, kNoToken};
+  return {found ? result : kNoRank, result};
 }
 
 inline PairMerge find_pair(const VocabView& v, int32_t left, int32_t right) {
