@@ -18,20 +18,24 @@ TK_INLINE uint32_t word_of(PairMerge merge, int place) {
                                : static_cast<uint32_t>(merge.rank) << kPlaceBits | static_cast<uint32_t>(place);
 }
 
+// Eight lanes where there are registers for them: sixteen take longer to find the smallest of.
+constexpr int kLanes = W < 8 ? W : 8;
+typedef uint32_t WordLanes __attribute__((vector_size(4 * kLanes), may_alias));
+
 // The words of up to N places in registers: reading them as vectors just after writing one would wait for memory.
 template <int N>
 class Words {
  public:
   TK_INLINE uint32_t smallest(const Words& words) {
-    vu best = words.v_[0];
+    WordLanes best = words.v_[0];
 #pragma GCC unroll 64
     for (int i = 1; i < kVectors; ++i) best = words.v_[i] < best ? words.v_[i] : best;
 #pragma GCC unroll 4
-    for (int step = W / 2; step > 0; step /= 2) {
-      vu order;
-#pragma GCC unroll 16
-      for (int i = 0; i < W; ++i) order[i] = static_cast<uint32_t>(i ^ step);
-      const vu other = __builtin_shuffle(best, order);
+    for (int step = kLanes / 2; step > 0; step /= 2) {
+      WordLanes order;
+#pragma GCC unroll 8
+      for (int i = 0; i < kLanes; ++i) order[i] = static_cast<uint32_t>(i ^ step);
+      const WordLanes other = __builtin_shuffle(best, order);
       best = other < best ? other : best;
     }
     return best[0];
@@ -39,20 +43,22 @@ class Words {
 
   TK_INLINE void load(Words& words, const uint32_t* from) {
 #pragma GCC unroll 64
-    for (int i = 0; i < kVectors; ++i) words.v_[i] = *reinterpret_cast<const vu*>(from + i * W);
+    for (int i = 0; i < kVectors; ++i) words.v_[i] = *reinterpret_cast<const WordLanes*>(from + i * kLanes);
   }
 
   TK_INLINE void set(Words& words, int place, uint32_t word) {
-    const vu at = static_cast<uint32_t>(place) - vu{};
-    const vu to = word - vu{};
-    vu lane = (vu)iota(0);
+    const WordLanes at = static_cast<uint32_t>(place) - WordLanes{};
+    const WordLanes to = word - WordLanes{};
+    WordLanes lane;
+#pragma GCC unroll 8
+    for (int i = 0; i < kLanes; ++i) lane[i] = static_cast<uint32_t>(i);
 #pragma GCC unroll 64
-    for (int i = 0; i < kVectors; ++i, lane += W) words.v_[i] = lane == at ? to : words.v_[i];
+    for (int i = 0; i < kVectors; ++i, lane += kLanes) words.v_[i] = lane == at ? to : words.v_[i];
   }
 
  private:
-  static constexpr int kVectors = N / W;
-  vu v_[kVectors];
+  static constexpr int kVectors = N / kLanes;
+  WordLanes v_[kVectors];
 };
 
 // Every byte is a token, 2 <= n <= N <= kArrayBytes, ranks below kMostPackedRanks.

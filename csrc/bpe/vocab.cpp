@@ -54,6 +54,7 @@ Vocab::Vocab(VocabSource source) : source_(std::move(source)) {
   pairs_ = index_pairs(view_, merges_, source_.ranked);
   history_.store(pairs_.history.release());
   view_.packed_pairs = pairs_.packed.empty() ? nullptr : pairs_.packed.data();
+  view_.pair_filter = pairs_.filter.data();
   view_.pairs = pairs_.slots.data();
   view_.pair_shift = pairs_.shift;
   view_.byte_pairs = pairs_.of_bytes.data();

@@ -73,6 +73,8 @@ class Packer {
   Packer(const VocabView& v, bool ranked) : v_(v), historian_(v_) {
     const int bits = log2_slots(static_cast<size_t>(v.size));
     index_.packed.assign(size_t{1} << bits, kEmptyPair);
+    index_.filter.assign((size_t{1} << (bits + kFilterBits)) / 64, 0);
+    v_.pair_filter = index_.filter.data();
     index_.shift = 64 - bits;
     v_.packed_pairs = index_.packed.data();
     v_.pair_shift = index_.shift;
@@ -112,7 +114,10 @@ class Packer {
   bool add(const PairSlot& pair) {
     if (!historian_.makes(pair)) return false;
     historian_.note(pair);
-    uint64_t slot = hash_pair(pair.left, pair.right) >> index_.shift;
+    const uint64_t hash = hash_pair(pair.left, pair.right);
+    const uint64_t bit = hash >> (index_.shift - kFilterBits);
+    index_.filter[bit / 64] |= uint64_t{1} << bit % 64;
+    uint64_t slot = hash >> index_.shift;
     while (index_.packed[slot] != kEmptyPair) slot = (slot + 1) & (index_.packed.size() - 1);
     index_.packed[slot] = (static_cast<uint64_t>(pair.left) << kPackedPartBits | static_cast<uint64_t>(pair.right))
                               << kPackedResultBits |
@@ -192,6 +197,7 @@ VocabPairs index_pairs(const VocabView& v, const std::vector<int32_t>& merges, b
   VocabPairs index = index_all(v, merges, ranked);
   VocabView indexed = v;
   indexed.packed_pairs = index.packed.empty() ? nullptr : index.packed.data();
+  indexed.pair_filter = index.filter.data();
   indexed.pairs = index.slots.data();
   indexed.pair_shift = index.shift;
   indexed.orders = ranked || !index.history ? nullptr : index.history->order.data();

@@ -24,7 +24,7 @@ struct History {
 };
 
 struct VocabPairs {
-  std::vector<uint64_t> packed;     // or empty, and
+  std::vector<uint64_t> packed, filter;  // or empty, and
   std::vector<PairSlot> slots;      // all pairs
   std::vector<PairMerge> of_bytes;  // VocabView::byte_pairs
   int shift = 0;

@@ -25,6 +25,7 @@ struct PairSlot {
 constexpr int kPackedPartBits = 21;
 constexpr int kPackedResultBits = 64 - 2 * kPackedPartBits;
 constexpr uint64_t kEmptyPair = ~uint64_t{0};
+constexpr int kFilterBits = 2;  // more than the slots have
 
 // What two neighbours become; rank == kNoRank when they do not merge.
 struct PairMerge {
@@ -49,6 +50,7 @@ struct VocabView {
   // Open addressing, one of the two. Packed: only the pairs that merging ever meets, so that the rank of a pair is the
   // order of its result.
   const uint64_t* packed_pairs;
+  const uint64_t* pair_filter;  // a bit for the hash of each packed pair: small enough for a cache near the core
   const PairSlot* pairs;
   const int32_t* orders;        // of packed pairs; nullptr where the order of a token is the token
   const PairMerge* byte_pairs;  // of two single bytes, at first << 8 | second
@@ -95,20 +97,20 @@ inline PairSlot pair_at(const VocabView& v, uint64_t slot) {
 }
 
 inline PairMerge find_packed_pair(const VocabView& v, int32_t left, int32_t right) {
+  const uint64_t hash = hash_pair(left, right);
+  const uint64_t bit = hash >> (v.pair_shift - kFilterBits);
+  if (!(v.pair_filter[bit / 64] >> bit % 64 & 1)) return {kNoRank, kNoToken};
   const uint64_t mask = (uint64_t{1} << (64 - v.pair_shift)) - 1;
   const uint64_t key =
       static_cast<uint64_t>(static_cast<uint32_t>(left)) << kPackedPartBits | static_cast<uint32_t>(right);
-  uint64_t slot = hash_pair(left, right) >> v.pair_shift;
-  uint64_t entry = v.packed_pairs[slot];
-  while (entry >> kPackedResultBits != key && entry != kEmptyPair) {
-    slot = (slot + 1) & mask;
-    entry = v.packed_pairs[slot];
+  for (uint64_t slot = hash >> v.pair_shift;; slot = (slot + 1) & mask) {
+    const uint64_t entry = v.packed_pairs[slot];
+    if (entry >> kPackedResultBits == key) {
+      const auto result = static_cast<int32_t>(entry & ((uint64_t{1} << kPackedResultBits) - 1));
+      return {v.orders ? v.orders[result] : result, result};
+    }
+    if (entry == kEmptyPair) return {kNoRank, kNoToken};
   }
-  // No branch: whether two neighbours merge is anybody's guess.
-  const bool found = entry != kEmptyPair;
-  const auto result = static_cast<int32_t>(entry & ((uint64_t{1} << kPackedResultBits) - 1));
-  if (v.orders) return found ? PairMerge{v.orders[result], result} : PairMerge{kNoRank, kNoToken};
-  return {found ? result : kNoRank, result};
 }
 
 inline PairMerge find_pair(const VocabView& v, int32_t left, int32_t right) {
