@@ -24,6 +24,9 @@ int64_t merge_heap(const VocabView& v, const uint8_t* p, int64_t n, int32_t* out
 int64_t merge_backtrack(const VocabView& v, const uint8_t* p, int64_t n, int32_t* out);
 int64_t merge_table(const VocabView& v, const uint8_t* p, int64_t n, int32_t* out);
 
+// The longest token, of those that merging makes, that the bytes begin with. n > 0.
+int32_t longest_token(const VocabView& v, const uint8_t* p, int64_t n);
+
 // last[k] for k in 1..n: the last token of the merged first k bytes. last[0] = kNoToken.
 void prefix_tokens(const VocabView& v, const uint8_t* p, int64_t n, int32_t* last);
 

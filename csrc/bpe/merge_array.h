@@ -108,6 +108,7 @@ inline int merge_array(const VocabView& v, const uint8_t* p, int n, int32_t* out
   if (n <= 16) return merge_words<16>(v, p, n, out);
   if (n <= 32) return merge_words<32>(v, p, n, out);
   if (n <= 64) return merge_words<64>(v, p, n, out);
+  if (n <= 128) return merge_words<128>(v, p, n, out);
   return merge_words<kArrayBytes>(v, p, n, out);
 }
 
