@@ -127,7 +127,9 @@ bool merges_ascend(const VocabView& v, const uint8_t* p, int64_t n) {
   });
 }
 
-int32_t longest_token(const VocabView& v, const uint8_t* p, int64_t n) { return longest_match(v.owner->trie(), p, p + n); }
+int32_t longest_token(const VocabView& v, const uint8_t* p, int64_t n) {
+  return longest_match(v.owner->trie(), p, p + n);
+}
 
 int64_t merge_backtrack(const VocabView& v, const uint8_t* p, int64_t n, int32_t* out) {
   const HistoryView& h = history_of(v);

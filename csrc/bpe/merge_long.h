@@ -2,7 +2,8 @@
 // A long piece in linear time, by the speed of merge_array: windows are merged one after the other, each from the last
 // token but a few of the one before; where the two tokens that meet are stable neighbours, the tokens so far are the
 // merged prefix, because there is only one sequence of stable neighbours (merge.h). Where they are not, the window
-// begins one token earlier and is twice as long. If that costs too much in all, merge_backtrack does the piece.
+// begins one token earlier and is twice as long. Where tokens are long, as in a run of one letter, the longest match is
+// tried first. If that costs too much in all, merge_backtrack does the piece.
 #pragma once
 #include "bpe/merge.h"
 #include "bpe/merge_array.h"
@@ -11,9 +12,8 @@ namespace tk::bpe {
 namespace {
 
 constexpr int kWindow = 64;       // bytes; doubled up to kArrayBytes
-constexpr int kHeldBack = 8;     // bytes at the end of a window that are likely to merge with what follows
-constexpr int kLongTokens = 8;   // bytes a token, on average
-constexpr int kPatience = 2;     // windows that fail before one is longer
+constexpr int kHeldBack = 8;      // bytes at the end of a window that are likely to merge with what follows
+constexpr int kLongTokens = 8;    // bytes a token, on average
 constexpr int64_t kMostWork = 8;  // bytes of windows, per byte of the piece
 
 // Tokens, not ids; every byte is a token.
@@ -21,14 +21,15 @@ inline int64_t merge_long(const VocabView& v, const uint8_t* p, int64_t n, int32
   const HistoryView& h = history_of(v);
   if (!h.ascending) return merge_heap(v, p, n, out);
   int32_t fresh[kArrayBytes];
-  int window = kWindow, failures = 0;
+  int window = kWindow;
   bool long_tokens = false;  // in a run of one letter, say: then the longest token is likely to be the one
   int64_t at = 0, count = 0;
   for (int64_t work = 0; at < n; work += window) {
     if (work > kMostWork * n) return merge_backtrack(v, p, n, out);
     if (long_tokens) {
       const int32_t token = longest_token(v, p + at, n - at);
-      long_tokens = token_length(v, token) >= kLongTokens && (count == 0 || pair_is_stable(v, h, out[count - 1], token));
+      long_tokens =
+          token_length(v, token) >= kLongTokens && (count == 0 || pair_is_stable(v, h, out[count - 1], token));
       if (long_tokens) {
         out[count++] = token;
         at += token_length(v, token);
@@ -40,16 +41,15 @@ inline int64_t merge_long(const VocabView& v, const uint8_t* p, int64_t n, int32
     if (bytes == 1) fresh[0] = v.byte_token[p[at]];
     if (count > 0 && !pair_is_stable(v, h, out[count - 1], fresh[0])) {
       at -= token_length(v, out[--count]);
-      if (++failures % kPatience == 0 && window < kArrayBytes) window *= 2;
+      if (window < kArrayBytes) window *= 2;
       continue;
     }
-    failures = 0;
     long_tokens = fresh_count * kLongTokens <= bytes;
     int64_t end = at + bytes;
     if (end < n) {
       const int64_t sure = end - kHeldBack;
       while (fresh_count > 1 && end > sure) end -= token_length(v, fresh[--fresh_count]);
-      window = kWindow;
+      if (window > kWindow) window /= 2;
     }
     for (int i = 0; i < fresh_count; ++i) out[count++] = fresh[i];
     at = end;

@@ -25,8 +25,8 @@ struct History {
 
 struct VocabPairs {
   std::vector<uint64_t> packed, filter;  // or empty, and
-  std::vector<PairSlot> slots;      // all pairs
-  std::vector<PairMerge> of_bytes;  // VocabView::byte_pairs
+  std::vector<PairSlot> slots;           // all pairs
+  std::vector<PairMerge> of_bytes;       // VocabView::byte_pairs
   int shift = 0;
   std::unique_ptr<History> history;  // with `packed` only
 };

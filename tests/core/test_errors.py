@@ -270,7 +270,7 @@ COMPOSED = {
     "threshold_match",
     "verify_chain",
 }
-# Take a vocabulary, and texts or ids of many kinds: tests/bpe/test_encode_errors.py.
+# Take a vocabulary, and texts or ids of many kinds: tests/bpe/test_encode.py, test_vocab.py, test_decode.py.
 OF_VOCABULARIES = {
     "count_till_limit",
     "decode",
