@@ -79,11 +79,16 @@ def corpus(name: str) -> str:
     return {"code": _code, "prose": _prose, "multi": _multi}[name]().decode("utf-8", "replace")
 
 
-@functools.cache
-def rank_file(name: str) -> bytes:
-    """Return the tiktoken rank file of `gpt2`, `cl100k` or `o200k`.
+def path_of_ranks(name: str) -> Path:
+    """Where the tiktoken rank file of `gpt2`, `cl100k` or `o200k` is.
 
     Raises:
         MissingError: this machine does not have it.
     """
-    return _found(f"{RANKS[name]}.tiktoken")[0].read_bytes()
+    return _found(f"{RANKS[name]}.tiktoken")[0]
+
+
+@functools.cache
+def rank_file(name: str) -> bytes:
+    """What is in it."""
+    return path_of_ranks(name).read_bytes()
