@@ -19,6 +19,7 @@ from tokernel.text._atomic import PathLike
 from tokernel.text._byte_map import BYTE_TO_CHAR, bytes_of_all, is_mapped
 from tokernel.text._errors import FormatError
 from tokernel.text._front import Front
+from tokernel.text._json_fields import a_list, an_id, an_object
 from tokernel.text._specials import AddedToken, unique
 from tokernel.text._state import State
 
@@ -44,6 +45,8 @@ def read_json(path: Path) -> Any:
         raise FormatError(f"{path}: not UTF-8 (byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise FormatError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise FormatError(f"{path}: nested too deeply") from None
 
 
 def parse(content: Any, where: str, name: str) -> State:
@@ -51,25 +54,29 @@ def parse(content: Any, where: str, name: str) -> State:
     if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
         raise FormatError(f"{where}: model: missing; expected a tokenizer.json")
     try:
-        added = _added(content.get("added_tokens") or [])
-        decoder = content.get("decoder")
-        if decoder is not None and decoder.get("type") != "ByteLevel":
-            raise FormatError(f"decoder: {decoder.get('type')!r} is not supported; expected ByteLevel")
+        added = _added(a_list(content.get("added_tokens") or [], "added_tokens"))
+        if (decoder := content.get("decoder")) is not None:
+            kind = an_object(decoder, "decoder").get("type")
+            if kind != "ByteLevel":
+                raise FormatError(f"decoder: {kind!r} is not supported; expected ByteLevel")
         vocab = _model(content["model"], {t.content: t.id for t in added})
         steps = _steps.parse(content.get("pre_tokenizer"), "pre_tokenizer")
         normalizer = _normalizers.parse(content.get("normalizer"), "normalizer")
         template = _template.parse(content.get("post_processor"))
     except FormatError as error:
         raise FormatError(f"{where}: {error}") from None
+    except RecursionError:
+        raise FormatError(f"{where}: nested too deeply") from None
     return State(name, vocab, Front(steps, normalizer, content.get("pre_tokenizer")), added, template)
 
 
-def _added(items: Sequence[Mapping[str, Any]]) -> tuple[AddedToken, ...]:
+def _added(items: Sequence[Any]) -> tuple[AddedToken, ...]:
     tokens = []
-    for i, item in enumerate(items):
-        content, token = item.get("content"), item.get("id")
-        if not isinstance(content, str) or not isinstance(token, int) or token < 0:
-            raise FormatError(f"added_tokens[{i}]: expected a content and an id >= 0, got {content!r} and {token!r}")
+    for i, value in enumerate(items):
+        item = an_object(value, f"added_tokens[{i}]")
+        content, token = item.get("content"), an_id(item.get("id"), f"added_tokens[{i}].id")
+        if not isinstance(content, str):
+            raise FormatError(f"added_tokens[{i}].content: expected a string, got {content!r}")
         flags = {flag: bool(item.get(flag, False)) for flag in _FLAGS}
         tokens.append(AddedToken(content, token, bool(item.get("special", False)), **flags))
     try:
@@ -96,7 +103,8 @@ def _model(model: Mapping[str, Any], added: Mapping[str, int]) -> bpe.Vocab:
         raise FormatError(
             f"model.{field}: not supported for a vocabulary without all bytes (byte {missing[0]:#04x} is none)"
         )
-    return build(vocab, model.get("merges") or [], added, "model.", bool(model.get("ignore_merges")), bool(missing))
+    merges = a_list(model.get("merges") or [], "model.merges")
+    return build(vocab, merges, added, "model.", bool(model.get("ignore_merges")), bool(missing))
 
 
 def build(

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokernel.text._errors import FormatError
+from tokernel.text._json_fields import a_list, an_object
 from tokernel.text.pretokenizer import compile_regex
 
 Index = npt.NDArray[np.int64]
@@ -77,7 +78,7 @@ def parse(spec: Mapping[str, Any] | None, where: str) -> Normalizer | None:
 
 
 def _function(spec: Mapping[str, Any], where: str) -> Callable[[str], str] | None:
-    kind = spec.get("type")
+    kind = an_object(spec, where).get("type")
     if kind in ("NFC", "NFD", "NFKC", "NFKD"):
         return lambda text: text if text.isascii() else unicodedata.normalize(kind, text)
     if kind == "Lowercase":
@@ -92,7 +93,8 @@ def _function(spec: Mapping[str, Any], where: str) -> Callable[[str], str] | Non
     if kind == "Replace":
         return _replace(spec, where)
     if kind == "Sequence":
-        inner = [_function(s, f"{where}.normalizers[{i}]") for i, s in enumerate(spec.get("normalizers", []))]
+        specs = a_list(spec.get("normalizers", []), f"{where}.normalizers")
+        inner = [_function(s, f"{where}.normalizers[{i}]") for i, s in enumerate(specs)]
         steps = [f for f in inner if f is not None]
         return _chain(steps) if steps else None
     raise FormatError(

@@ -201,6 +201,12 @@ def unique(tokens: Sequence[AddedToken]) -> Iterator[AddedToken]:
             raise ValueError(f"Encoding: special token {token.id}: expected a text, got {token.content!r}")
         if not 0 <= token.id < 2**31:
             raise ValueError(f"Encoding: special token {token.content!r}: expected an id below 2**31, got {token.id}")
+        try:
+            token.content.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"Encoding: special token {token.content!r}: expected a text that UTF-8 can hold"
+            ) from None
         if ids.setdefault(token.content, token.id) != token.id:
             raise ValueError(f"Encoding: {token.content!r} is two special tokens, {ids[token.content]} and {token.id}")
         yield token

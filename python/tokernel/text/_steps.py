@@ -14,6 +14,7 @@ from tokernel.kernels import bpe
 from tokernel.text._cuts import Find
 from tokernel.text._errors import FormatError
 from tokernel.text._front import Front, PatternStep, Piece, SpaceStep, SplitStep, Step
+from tokernel.text._json_fields import a_list, an_object
 from tokernel.text.pretokenizer import CLASSIC, Pattern
 
 _BEHAVIORS = ("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
@@ -61,9 +62,9 @@ def parse(spec: Mapping[str, Any] | None, where: str) -> list[Step]:
 def _flat(spec: Mapping[str, Any] | None, where: str) -> list[tuple[Mapping[str, Any], str]]:
     if spec is None:
         return []
-    if spec.get("type") != "Sequence":
+    if an_object(spec, where).get("type") != "Sequence":
         return [(spec, where)]
-    inner = spec.get("pretokenizers", [])
+    inner = a_list(spec.get("pretokenizers", []), f"{where}.pretokenizers")
     return [pair for i, s in enumerate(inner) for pair in _flat(s, f"{where}.pretokenizers[{i}]")]
 
 

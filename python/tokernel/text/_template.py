@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokernel.text._errors import FormatError
+from tokernel.text._json_fields import a_list, an_id, an_object
 
 # A part of a template: "A", "B", or ids.
 Part = str | tuple[int, ...]
@@ -37,17 +38,18 @@ def parse(spec: Mapping[str, Any] | None, where: str = "post_processor") -> Temp
 
 
 def _parse(spec: Mapping[str, Any] | None, where: str) -> Template:
-    if spec is None or spec.get("type") == "ByteLevel":
+    kind = "ByteLevel" if spec is None else an_object(spec, where).get("type")
+    if spec is None or kind == "ByteLevel":
         return Template()
-    kind = spec.get("type")
     if kind == "TemplateProcessing":
         return Template(_parts(spec, "single", where), _parts(spec, "pair", where))
     if kind in ("BertProcessing", "RobertaProcessing"):
-        cls, sep = (int(spec["cls"][1]),), (int(spec["sep"][1]),)
+        cls, sep = _named_id(spec, "cls", where), _named_id(spec, "sep", where)
         middle: tuple[Part, ...] = (sep, sep) if kind == "RobertaProcessing" else (sep,)
         return Template((cls, "A", sep), (cls, "A", *middle, "B", sep))
     if kind == "Sequence":
-        inner = [_parse(s, f"{where}.processors[{i}]") for i, s in enumerate(spec.get("processors", []))]
+        specs = a_list(spec.get("processors", []), f"{where}.processors")
+        inner = [_parse(s, f"{where}.processors[{i}]") for i, s in enumerate(specs)]
         said = [t for t in inner if t != Template()]
         if len(said) > 1:
             raise FormatError(f"{where}: two post-processors that add tokens are not supported")
@@ -58,15 +60,27 @@ def _parse(spec: Mapping[str, Any] | None, where: str) -> Template:
     )
 
 
+def _named_id(spec: Mapping[str, Any], key: str, where: str) -> tuple[int]:
+    """The id of [token, id]."""
+    named = a_list(spec.get(key), f"{where}.{key}")
+    if len(named) != 2:
+        raise FormatError(f"{where}.{key}: expected a token and its id, got {named!r}")
+    return (an_id(named[1], f"{where}.{key}[1]"),)
+
+
 def _parts(spec: Mapping[str, Any], key: str, where: str) -> tuple[Part, ...]:
     out: list[Part] = []
-    for i, part in enumerate(spec.get(key, [])):
-        if "Sequence" in part and part["Sequence"].get("id") in ("A", "B"):
+    tokens = an_object(spec.get("special_tokens", {}), f"{where}.special_tokens")
+    for i, value in enumerate(a_list(spec.get(key, []), f"{where}.{key}")):
+        at = f"{where}.{key}[{i}]"
+        part = an_object(value, at)
+        if "Sequence" in part and an_object(part["Sequence"], f"{at}.Sequence").get("id") in ("A", "B"):
             out.append(str(part["Sequence"]["id"]))
             continue
-        name = part.get("SpecialToken", {}).get("id")
-        token = spec.get("special_tokens", {}).get(name)
-        if token is None:
-            raise FormatError(f"{where}.{key}[{i}]: {name!r} is not in {where}.special_tokens")
-        out.append(tuple(int(t) for t in token["ids"]))
+        name = an_object(part.get("SpecialToken", {}), f"{at}.SpecialToken").get("id")
+        if not isinstance(name, str) or name not in tokens:
+            raise FormatError(f"{at}: {name!r} is not in {where}.special_tokens")
+        token = f"{where}.special_tokens.{name}"
+        ids = a_list(an_object(tokens[name], token).get("ids"), f"{token}.ids")
+        out.append(tuple(an_id(t, f"{token}.ids[{k}]") for k, t in enumerate(ids)))
     return tuple(out)
