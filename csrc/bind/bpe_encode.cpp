@@ -223,11 +223,17 @@ Ids ids_of_list(const Call& call, const bpe::Vocab& vocab, py::handle list) {
   const Py_ssize_t count = PyList_GET_SIZE(list.ptr());
   reader.reserve(count);
   for (Py_ssize_t i = 0; i < count; ++i) {
+    const auto item = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(list.ptr(), i));
     int overflow = 0;
-    PyObject* item = PyList_GET_ITEM(list.ptr(), i);
     const int64_t id =
-        PyLong_Check(item) ? PyLong_AsLongLongAndOverflow(item, &overflow) : call.integer("ids", item, 0);
-    reader.add(i, overflow ? -1 : id);
+        PyLong_Check(item.ptr()) ? PyLong_AsLongLongAndOverflow(item.ptr(), &overflow) : call.integer("ids", item, 0);
+    if (overflow) {
+      call.fail_value("ids", "ids of tokens", std::string(py::str(item)) + " at position " + std::to_string(i));
+    }
+    reader.add(i, id);
+    // The __index__ of what is no int is Python code, which may do anything to the list.
+    if (PyList_GET_SIZE(list.ptr()) != count)
+      call.fail_value("ids", "a list that stays as long as it is", "one that does not");
   }
   return reader.take();
 }

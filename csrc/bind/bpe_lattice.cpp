@@ -213,6 +213,19 @@ py::tuple unigram_expected(const Trie& trie, const Doubles& log_probs, const py:
   return py::make_tuple(lattice_array(std::move(found.expected)), found.log_likelihood);
 }
 
+// The id that `join` answered, or -1 where it is none of 32 bits.
+int32_t joined_answer(const py::object& answer) {
+  const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(answer.ptr()));
+  if (!number) {
+    PyErr_Clear();
+    throw TypeError(std::string("merge_pairs_batch: join must return an integer, got ") +
+                    Py_TYPE(answer.ptr())->tp_name);
+  }
+  int overflow = 0;
+  const long long id = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
+  return overflow || id < 0 || id > INT32_MAX ? -1 : static_cast<int32_t>(id);
+}
+
 py::tuple merge_pairs_batch(const Int32s& ids, const Int64s& offsets, int64_t max_merges, int32_t next_id,
                             const py::object& valid, const py::object& join) {
   check_text_offsets("merge_pairs_batch", offsets, ids.size());
@@ -229,7 +242,7 @@ py::tuple merge_pairs_batch(const Int32s& ids, const Int64s& offsets, int64_t ma
   if (!join.is_none()) {
     args.join = [&](int32_t a, int32_t b, int32_t next) {
       const py::gil_scoped_acquire locked;
-      return join(a, b, next).cast<int32_t>();
+      return joined_answer(join(a, b, next));
     };
   }
   const bool by_ref = lattice_ref();

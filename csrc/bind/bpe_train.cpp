@@ -94,8 +94,9 @@ py::object pair_count_history(py::handle words_, py::handle offsets_, py::handle
   check_counts(call, counts, offsets);
   call.check_index("words", symbols, kMostTokens);
   call.check_index("merges", merges, kMostTokens);
-  const bpe::Words words{nullptr,       nullptr, symbols.as<int64_t>(), offsets.as<int64_t>(), counts.as<int64_t>(),
-                         counts.size(0)};
+  // Of its own: `progress` is Python code, which may change the caller's array.
+  const std::vector<int64_t> bounds(offsets.as<int64_t>(), offsets.as<int64_t>() + offsets.size(0));
+  const bpe::Words words{nullptr, nullptr, symbols.as<int64_t>(), bounds.data(), counts.as<int64_t>(), counts.size(0)};
   check_words(call, words);
   std::vector<bpe::Merge> rule;
   for (int64_t t = 0; t < merges.size(0); ++t) {

@@ -47,15 +47,16 @@ bpe::Text TextArgs::add(const std::string& name, py::handle object) {
 }
 
 void TextArgs::add_all(const char* name, py::handle objects) {
-  const auto items = py::reinterpret_steal<py::object>(PySequence_Fast(objects.ptr(), ""));
+  // A tuple of its own: asking an object for its buffer may run Python code, which may change a list.
+  const auto items = py::reinterpret_steal<py::object>(PySequence_Tuple(objects.ptr()));
   if (!items || PyUnicode_Check(objects.ptr()) || PyBytes_Check(objects.ptr())) {
     PyErr_Clear();
     throw TypeError(std::string(op_) + ": " + name + " must be a sequence of texts, got " +
                     Py_TYPE(objects.ptr())->tp_name);
   }
-  const Py_ssize_t count = PySequence_Fast_GET_SIZE(items.ptr());
+  const Py_ssize_t count = PyTuple_GET_SIZE(items.ptr());
   for (Py_ssize_t i = 0; i < count; ++i) {
-    PyObject* item = PySequence_Fast_GET_ITEM(items.ptr(), i);
+    PyObject* item = PyTuple_GET_ITEM(items.ptr(), i);
     if (PyBytes_Check(item) || PyUnicode_Check(item)) {
       add(name, item);
     } else {

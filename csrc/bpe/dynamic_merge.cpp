@@ -197,8 +197,12 @@ class Merger {
 }  // namespace
 
 int32_t joined_id(const MergePairsArgs& a, int32_t left, int32_t right, int32_t* next_id) {
+  if (*next_id == INT32_MAX) {
+    throw ValueError(
+        "merge_pairs_batch: next_id must leave room below 2**31 - 1 for the id of every merge, got none left");
+  }
   const int32_t id = a.join ? a.join(left, right, *next_id) : *next_id;
-  if (id < 0 || id > *next_id || id == left || id == right || *next_id == INT32_MAX) {
+  if (id < 0 || id > *next_id || id == left || id == right) {
     throw ValueError("merge_pairs_batch: join must return an id in [0, " + std::to_string(*next_id) +
                      "] that is neither of the pair, got " + std::to_string(id));
   }

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
@@ -236,7 +236,7 @@ def decode(vocab: Vocab, ids: Sequence[int] | Array) -> bytes:
     >>> decode(vocab, [0, 2])
     b'aab'
     """
-    return bytes(_C.decode(core_of("decode", vocab), _ids(ids)))
+    return bytes(_C.decode(core_of("decode", vocab), _ids("decode", ids)))
 
 
 def decode_batch(vocab: Vocab, ids: Array, offsets: Array) -> tuple[Array, Array]:
@@ -252,6 +252,7 @@ def decode_batch(vocab: Vocab, ids: Array, offsets: Array) -> tuple[Array, Array
 
     Raises:
         ValueError: no token has an id, or offsets that do not cover the ids.
+        TypeError: not integers.
 
     >>> vocab = Vocab([b"a", b"b", b"ab"])
     >>> decode_batch(vocab, np.array([0, 2, 1]), np.array([0, 2, 3]))
@@ -260,7 +261,9 @@ def decode_batch(vocab: Vocab, ids: Array, offsets: Array) -> tuple[Array, Array
     core_of("decode_batch", vocab)
     if _device.on_device(ids):
         return _device.decode_batch(vocab, ids, offsets)
-    host, bounds = fetch(ids), fetch(offsets)
+    host, bounds = fetch(ids), np.asarray(fetch(offsets))
+    if bounds.dtype.kind not in "iu":
+        raise TypeError(f"decode_batch: offsets must be integers, got {bounds.dtype}")
     if bounds.ndim != 1 or len(bounds) < 1 or bounds[0] != 0 or bounds[-1] != len(host) or (np.diff(bounds) < 0).any():
         raise ValueError(f"decode_batch: offsets must ascend from 0 to the {len(host)} ids, got {bounds}")
     data = np.frombuffer(decode(vocab, host), np.uint8)
@@ -280,13 +283,15 @@ def decode_offsets(vocab: Vocab, ids: Sequence[int] | Array) -> Array:
 
     Raises:
         ValueError: no token has this id.
+        TypeError: not integers.
 
     >>> vocab = Vocab([b"a", b"b", b"ab"])
     >>> decode_offsets(vocab, [0, 2])
     array([1, 3])
     """
-    ends = np.empty(len(ids), np.int64)
-    _C.decode_ends(core_of("decode_offsets", vocab), _ids(ids), ends)
+    flat = _ids("decode_offsets", ids)
+    ends = np.empty(len(flat), np.int64)
+    _C.decode_ends(core_of("decode_offsets", vocab), flat, ends)
     return place(ends, ids) if hasattr(ids, "__dlpack__") else ends
 
 
@@ -336,10 +341,14 @@ def _host(text: Text) -> Text:
     return fetch(text)
 
 
-def _ids(ids: Sequence[int] | Array) -> Sequence[int] | Array:
+def _ids(op: str, ids: Sequence[int] | Array) -> Sequence[int] | Array:
     if isinstance(ids, list):
         return ids
-    return np.ascontiguousarray(fetch(ids)) if hasattr(ids, "__dlpack__") else list(ids)
+    if hasattr(ids, "__dlpack__"):
+        return np.ascontiguousarray(fetch(ids))
+    if not isinstance(ids, Iterable):
+        raise TypeError(f"{op}: ids must be a list or an array of integers, got {type(ids).__name__}")
+    return list(ids)
 
 
 def _ragged(values: Sequence[Array] | tuple[Array, Array] | None) -> tuple[Array | None, Array | None]:
@@ -348,7 +357,11 @@ def _ragged(values: Sequence[Array] | tuple[Array, Array] | None) -> tuple[Array
         return None, None
     if isinstance(values, tuple) and len(values) == 2 and hasattr(values[0], "__dlpack__"):
         return fetch(values[0]), fetch(values[1])
-    parts = [np.asarray(fetch(part), np.int64) for part in values]
+    parts = [np.asarray(fetch(part)) for part in values]
+    for i, part in enumerate(parts):
+        if part.size and part.dtype.kind not in "iu":
+            raise TypeError(f"encode_batch: ends[{i}] must be integers, got {part.dtype}")
+    parts = [part.astype(np.int64) for part in parts]
     flat = np.concatenate(parts) if parts else np.empty(0, np.int64)
     return flat, np.cumsum([0, *map(len, parts)])
 

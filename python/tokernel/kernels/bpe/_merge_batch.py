@@ -81,6 +81,7 @@ def merge_pairs_batch(
     op = "merge_pairs_batch"
     wide = integers(op, "ids", ids)
     cuts = np.array([0, wide.size], np.int64) if offsets is None else cuts_of(op, offsets, wide.size, "ids")
+    cuts = cuts.copy()  # `valid` and `join` may change the caller's array
     if wide.size > _MOST:
         raise ValueError(f"{op}: ids must be at most {_MOST} of them, got {wide.size}")
     outside = np.flatnonzero((wide < 0) | (wide >= _MOST))

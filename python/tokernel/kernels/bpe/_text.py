@@ -16,8 +16,10 @@ def as_array(op: str, text: str | bytes | Array) -> Array:
     """
     if isinstance(text, str):
         text = utf8(text)
-    if isinstance(text, bytes | bytearray | memoryview):
+    if isinstance(text, bytes | bytearray):
         return np.frombuffer(text, np.uint8)
+    if isinstance(text, memoryview):
+        return np.asarray(text)  # of its own dtype, shape and strides
     if not hasattr(text, "__dlpack__"):
         raise TypeError(f"{op}: text must be str, bytes or an array of uint8, got {type(text).__name__}")
     return text
