@@ -20,34 +20,38 @@
 namespace tk::bind {
 namespace {
 
-// The bytes that every id of a list stands for; what is no token of the vocabulary is looked up in `added`.
-std::vector<bpe::Text> pieces_of(const char* op, const bpe::Vocab& vocab, const py::list& ids, const py::dict& added) {
+// The bytes that every id of a list stands for; what is no token of the vocabulary is looked up in `added`, and held.
+std::vector<bpe::Text> pieces_of(const char* op, const bpe::Vocab& vocab, const py::list& ids, const py::dict& added,
+                                 std::vector<py::object>& held) {
   const Call call(op);
   const bpe::VocabView& v = vocab.view();
   std::vector<bpe::Text> pieces(ids.size());
   for (size_t i = 0; i < pieces.size(); ++i) {
-    PyObject* item = PyList_GET_ITEM(ids.ptr(), static_cast<Py_ssize_t>(i));
+    // What is no int runs Python code when it is read, which may do anything to the list.
+    if (ids.size() != pieces.size()) call.fail_value("ids", "a list that stays as long as it is", "one that does not");
+    const auto item = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(ids.ptr(), static_cast<Py_ssize_t>(i)));
     int overflow = 0;
-    const int64_t id =
-        PyLong_Check(item) ? PyLong_AsLongLongAndOverflow(item, &overflow) : call.integer("ids", item, INT64_MIN);
+    const int64_t id = PyLong_Check(item.ptr()) ? PyLong_AsLongLongAndOverflow(item.ptr(), &overflow)
+                                                : call.integer("ids", item, INT64_MIN);
     const int32_t token = overflow ? bpe::kNoToken : vocab.token_of(id);
     if (token != bpe::kNoToken) {
       pieces[i] = {v.bytes + v.offsets[token], bpe::token_length(v, token)};
       continue;
     }
-    PyObject* bytes = PyDict_GetItemWithError(added.ptr(), item);
+    PyObject* bytes = PyDict_GetItemWithError(added.ptr(), item.ptr());
     if (!bytes && PyErr_Occurred()) throw py::error_already_set();
     if (!bytes || !PyBytes_Check(bytes)) {
-      call.fail_value("ids", "ids of tokens",
-                      std::string(py::str(py::handle(item))) + " at position " + std::to_string(i));
+      call.fail_value("ids", "ids of tokens", std::string(py::str(item)) + " at position " + std::to_string(i));
     }
+    held.push_back(py::reinterpret_borrow<py::object>(bytes));
     pieces[i] = {reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(bytes)), PyBytes_GET_SIZE(bytes)};
   }
   return pieces;
 }
 
 py::bytes decode_added(py::handle vocab, const py::list& ids, const py::dict& added) {
-  const std::vector<bpe::Text> pieces = pieces_of("decode", vocab_of("decode", vocab), ids, added);
+  std::vector<py::object> held;
+  const std::vector<bpe::Text> pieces = pieces_of("decode", vocab_of("decode", vocab), ids, added, held);
   int64_t total = 0;
   for (const bpe::Text& piece : pieces) total += piece.size;
   auto bytes = py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, total));
@@ -61,7 +65,8 @@ py::bytes decode_added(py::handle vocab, const py::list& ids, const py::dict& ad
 }
 
 py::list decode_each(py::handle vocab, const py::list& ids, const py::dict& added) {
-  const std::vector<bpe::Text> pieces = pieces_of("decode", vocab_of("decode", vocab), ids, added);
+  std::vector<py::object> held;
+  const std::vector<bpe::Text> pieces = pieces_of("decode", vocab_of("decode", vocab), ids, added, held);
   py::list list(pieces.size());
   for (size_t i = 0; i < pieces.size(); ++i) {
     list[i] = py::bytes(reinterpret_cast<const char*>(pieces[i].bytes), static_cast<size_t>(pieces[i].size));

@@ -20,7 +20,11 @@ class Index:
         return 97
 
 
-@pytest.mark.parametrize("decode", [bpe.decode, bpe.decode_offsets])
+def decode_added(vocab, ids):
+    return bpe.decode_added(vocab, ids, {})
+
+
+@pytest.mark.parametrize("decode", [bpe.decode, bpe.decode_offsets, decode_added])
 @pytest.mark.parametrize("change", ["clear", "grow"])
 def test_a_list_of_ids_that_changes_while_it_is_read(decode, change):
     ids = [97] * 3

@@ -172,6 +172,9 @@ def infill_context(tokenizer: ByteTokenizer, suffix: bytes, suffix_token: int, p
 
     Pass it as `context` of :class:`ByteLM` and generate from the bytes before the gap: these then need not end where a
     token does. The suffix is encoded as it stands.
+
+    Raises:
+        ValueError: no tokens spell the suffix.
     """
     ids = tokenizer.encode(suffix) if suffix else ()
     if ids is None:

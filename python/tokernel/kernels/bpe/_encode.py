@@ -155,6 +155,8 @@ def encode_batch(
     Texts in an array on a CUDA device are encoded there, to the same ids: fewer than 2^31 bytes a call, by a pattern.
     The call waits for the device once, to learn how many ids there are; offsets are not checked there.
 
+    The work is done without the GIL: no other thread may write to an array that was given until the call returns.
+
     Args:
         vocab: the vocabulary.
         texts: B of them, or ((N,) uint8, (B + 1,) offsets).
