@@ -30,7 +30,7 @@ from bench import bpe_corpora, memory
 from bench.core import Case, Floor, Work
 
 PART = 1 << 16  # characters
-FASTER = Floor("ratio", 2.5)
+FASTER = Floor("fastest", 2.5)
 VOCABULARIES = (8192, 32768)
 Texts = list[str]
 

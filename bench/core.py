@@ -32,10 +32,10 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Floor:
-    """What the project promises: a ratio or share of peak of at least `value`, less seconds above the peer, or no more
-    bytes."""
+    """What the project promises: a ratio (to the first peer, or to the fastest) or share of peak of at least `value`,
+    less seconds above the first peer, or no more bytes."""
 
-    kind: Literal["ratio", "overhead", "speedup", "memory", "peak"]
+    kind: Literal["ratio", "fastest", "overhead", "speedup", "memory", "peak"]
     value: float
 
     def met(self, row: Row) -> bool:
@@ -193,15 +193,17 @@ def _agreed_backend(work: Work) -> str:
 
 
 def _comparisons(alone: Row, seconds: dict[str, float], floors: list[Floor]) -> list[Result]:
-    """One result per contender. Promised ratios and overheads are those to the first peer; memory and the share of peak
-    count once."""
+    """One result per contender. Memory and the share of peak count once."""
     if not seconds:
         return [Result(alone, _of_kind(floors, "memory", "peak"))]
     results = []
+    fastest = min((name for name in seconds if name != ONE_THREAD), key=seconds.__getitem__, default=None)
     for i, (name, theirs) in enumerate(seconds.items()):
         kinds = {"speedup"} if name == ONE_THREAD else {"ratio", "overhead"} if i == 0 else set()
         if i == 0:
             kinds |= {"memory", "peak"}
+        if name == fastest:
+            kinds |= {"fastest"}
         row = dataclasses.replace(alone, peer=name, peer_seconds=theirs, ratio=theirs / alone.seconds)
         results.append(Result(row, _of_kind(floors, *kinds)))
     return results

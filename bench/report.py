@@ -138,7 +138,7 @@ def write_plot(path: Path, machine: dict[str, Any], results: list[Result]) -> No
         axes.barh(y, ratio - 1, left=1, color=colour, height=0.72)
         axes.text(max(ratio, 1) * 1.03, y, f"{ratio:.1f}x", va="center", fontsize=7)
         for floor in result.floors:
-            if floor.kind in ("ratio", "speedup"):
+            if floor.kind in ("ratio", "fastest", "speedup"):
                 axes.plot([floor.value] * 2, [y - 0.45, y + 0.45], color="#9e2a2b", linewidth=2)
     labels = [f"{r.row.op} {r.row.case} {r.row.dtype} vs {r.row.peer}, {r.row.threads} thr." for r in shown]
     axes.set_yticks(range(len(shown)), labels, fontsize=7)

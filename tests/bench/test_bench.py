@@ -109,10 +109,11 @@ def test_more_threads_are_compared_with_one():
 
 
 def test_promises_go_to_the_comparison_they_name():
-    promised = [core.Floor(kind, 1.0) for kind in ("ratio", "overhead", "speedup", "memory", "peak")]
+    promised = [core.Floor(kind, 1.0) for kind in ("ratio", "fastest", "overhead", "speedup", "memory", "peak")]
     results = core._comparisons(row(seconds=2.0), {"a": 4.0, "b": 1.0, core.ONE_THREAD: 3.0}, promised)
     assert [r.row.ratio for r in results] == [2.0, 0.5, 1.5]
-    assert [[f.kind for f in r.floors] for r in results] == [["ratio", "overhead", "memory", "peak"], [], ["speedup"]]
+    expected = [["ratio", "overhead", "memory", "peak"], ["fastest"], ["speedup"]]
+    assert [[f.kind for f in r.floors] for r in results] == expected
     (alone,) = core._comparisons(row(seconds=2.0), {}, promised)
     assert [f.kind for f in alone.floors] == ["memory", "peak"]
 
