@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tokenizer.json with a wrong value at any one place is a FormatError that names the file, or is read."""
 
+import base64
 import copy
+import json
 
 import pytest
 from bpe_files import added, small_json
@@ -108,3 +110,16 @@ def test_special_tokens_that_do_not_fit():
     for content, token, message in (("<a>", 2**31, r"an id below 2\*\*31"), ("\ud800", 300, "UTF-8 can hold")):
         with pytest.raises(ValueError, match=message):
             Encoding("bad", pat_str="gpt2", mergeable_ranks=ranks, special_tokens={content: token})
+
+
+@pytest.mark.parametrize("field", ["pattern", "default_vocab_size", "default_num_special_tokens"])
+def test_a_wrong_value_in_the_config_of_tekken(field, tmp_path):
+    config = {"pattern": r"\w+|\W+", "default_vocab_size": 261, "default_num_special_tokens": 5}
+    vocab = [{"rank": i, "token_bytes": base64.b64encode(bytes([i])).decode()} for i in range(256)]
+    path = tmp_path / "tekken.json"
+    path.write_text(json.dumps({"config": config, "vocab": vocab}))
+    assert Encoding.from_tekken(path).encode("a") == [102]
+    for value in (None, -1, 1.5, float("inf"), [], {}, 2**31 - 1):
+        path.write_text(json.dumps({"config": config | {field: value}, "vocab": vocab}))
+        with pytest.raises(FormatError, match=r"tekken.json: (config|vocab)"):
+            Encoding.from_tekken(path)

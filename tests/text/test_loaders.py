@@ -307,7 +307,7 @@ STEP = {"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}, {"type": "
         (small_json() | {"normalizer": {"type": "Replace", "content": "x"}}, "normalizer.pattern"),
         (small_json() | {"post_processor": {"type": "Other"}}, "post_processor: 'Other' is not supported"),
         (small_json() | {"decoder": {"type": "Metaspace"}}, "decoder: 'Metaspace' is not supported"),
-        (small_json() | {"added_tokens": [{"content": "x"}]}, r"added_tokens\[0\].id: expected an id in \[0, 2"),
+        (small_json() | {"added_tokens": [{"content": "x"}]}, r"added_tokens\[0\].id: expected an integer in \[0, 2"),
         (small_json() | {"added_tokens": [added("x", 300), added("x", 301)]}, "added_tokens.*'x'"),
         (small_json() | {"added_tokens": [added("<s>", 97)]}, "'<s>' has the id 97 of token b'a'"),
         (small_json() | {"added_tokens": [added("a", 300)]}, "added_tokens: 'a' has id 300, but 97 in model.vocab"),

@@ -24,7 +24,7 @@ def a_list(value: Any, where: str) -> Sequence[Any]:
 
 
 def an_id(value: Any, where: str) -> int:
-    """The value, which must be the id of a token."""
+    """The value, which must be the id of a token, or a number of tokens."""
     if type(value) is not int or not 0 <= value < 2**31:
-        raise FormatError(f"{where}: expected an id in [0, 2**31), got {value!r}")
+        raise FormatError(f"{where}: expected an integer in [0, 2**31), got {value!r}")
     return value

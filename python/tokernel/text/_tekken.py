@@ -16,9 +16,12 @@ from tokernel.text._atomic import PathLike
 from tokernel.text._errors import FormatError
 from tokernel.text._front import Front, PatternStep
 from tokernel.text._hf_json import read_json
+from tokernel.text._json_fields import an_id
 from tokernel.text._specials import AddedToken, unique
 from tokernel.text._state import State
 from tokernel.text.pretokenizer import Pattern
+
+_MOST_SPECIALS = 2**20
 
 # The names of the first special tokens, for files that do not list them.
 _NAMES = (
@@ -34,12 +37,13 @@ def load(path: PathLike, name: str | None) -> State:
     content = read_json(path)
     try:
         config = content["config"]
-        regex = config["pattern"]
-        size, specials = int(config["default_vocab_size"]), int(config["default_num_special_tokens"])
-        entries = content["vocab"]
-    except (KeyError, TypeError, ValueError) as error:
+        regex, entries = config["pattern"], content["vocab"]
+        size, specials = config["default_vocab_size"], config["default_num_special_tokens"]
+    except (KeyError, TypeError) as error:
         raise FormatError(f"{path}: config: missing or wrong {error}; expected a tekken file") from None
-    count = size - specials
+    if not isinstance(regex, str):
+        raise FormatError(f"{path}: config.pattern: expected a string, got {regex!r}")
+    count = an_id(size, f"{path}: config.default_vocab_size") - _specials_count(specials, f"{path}: config")
     if not isinstance(entries, list) or count <= 0 or len(entries) < count:
         raise FormatError(f"{path}: vocab: expected at least {count} tokens")
     tokens = [_token(entry, i, str(path)) for i, entry in enumerate(entries[:count])]
@@ -49,6 +53,14 @@ def load(path: PathLike, name: str | None) -> State:
         raise FormatError(f"{path}: vocab: {error}") from None
     added = _specials(content.get("special_tokens"), specials, str(path))
     return State(name or path.stem, vocab, Front([PatternStep(Pattern(regex))]), added)
+
+
+def _specials_count(value: Any, where: str) -> int:
+    """The number of special tokens; each takes memory, listed or not."""
+    number = an_id(value, f"{where}.default_num_special_tokens")
+    if number > _MOST_SPECIALS:
+        raise FormatError(f"{where}.default_num_special_tokens: expected at most {_MOST_SPECIALS}, got {number}")
+    return number
 
 
 def _token(entry: Any, at: int, where: str) -> bytes:
@@ -65,7 +77,7 @@ def _specials(listed: Any, count: int, where: str) -> tuple[AddedToken, ...]:
     if listed:
         try:
             names = {int(item["rank"]): str(item["token_str"]) for item in listed}
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise FormatError(f"{where}: special_tokens: missing or wrong {error}") from None
     tokens = [AddedToken(names.get(i, f"<SPECIAL_{i}>"), i) for i in range(count)]
     try:
