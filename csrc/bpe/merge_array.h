@@ -21,6 +21,23 @@ TK_INLINE uint32_t word_of(PairMerge merge, int place) {
 // Eight lanes where there are registers for them: sixteen take longer to find the smallest of.
 constexpr int kLanes = W < 8 ? W : 8;
 typedef uint32_t WordLanes __attribute__((vector_size(4 * kLanes), may_alias));
+typedef uint32_t FourWords __attribute__((vector_size(16), may_alias));
+
+// The places of lanes are written out: those that a loop computes are computed anew each time.
+TK_INLINE uint32_t smallest_lane(FourWords x) {
+  FourWords y = __builtin_shufflevector(x, x, 2, 3, 0, 1);
+  x = y < x ? y : x;
+  y = __builtin_shufflevector(x, x, 1, 0, 3, 2);
+  x = y < x ? y : x;
+  return x[0];
+}
+
+#if defined(__AVX__)
+TK_INLINE uint32_t smallest_lane(WordLanes x) {
+  const FourWords low = __builtin_shufflevector(x, x, 0, 1, 2, 3), high = __builtin_shufflevector(x, x, 4, 5, 6, 7);
+  return smallest_lane(high < low ? high : low);
+}
+#endif
 
 // The words of up to N places in registers: reading them as vectors just after writing one would wait for memory.
 template <int N>
@@ -30,15 +47,7 @@ class Words {
     WordLanes best = words.v_[0];
 #pragma GCC unroll 64
     for (int i = 1; i < kVectors; ++i) best = words.v_[i] < best ? words.v_[i] : best;
-#pragma GCC unroll 4
-    for (int step = kLanes / 2; step > 0; step /= 2) {
-      WordLanes order;
-#pragma GCC unroll 8
-      for (int i = 0; i < kLanes; ++i) order[i] = static_cast<uint32_t>(i ^ step);
-      const WordLanes other = __builtin_shuffle(best, order);
-      best = other < best ? other : best;
-    }
-    return best[0];
+    return smallest_lane(best);
   }
 
   TK_INLINE void load(Words& words, const uint32_t* from) {
