@@ -70,11 +70,25 @@ class Words {
   WordLanes v_[kVectors];
 };
 
+// The merges of `merged` with its neighbours. Both filters are read before either answer is used.
+TK_INLINE void find_both(const VocabView& v, int32_t before, int32_t merged, int32_t behind, PairMerge* left,
+                         PairMerge* right) {
+  if (!v.packed_pairs) {
+    if (before != kNoToken) *left = find_pair(v, before, merged);
+    if (behind != kNoToken) *right = find_pair(v, merged, behind);
+    return;
+  }
+  const uint64_t left_hash = hash_pair(before, merged), right_hash = hash_pair(merged, behind);
+  const bool left_may = may_be_packed(v, left_hash), right_may = may_be_packed(v, right_hash);
+  if (left_may) *left = probe_packed_pair(v, left_hash, before, merged);
+  if (right_may) *right = probe_packed_pair(v, right_hash, merged, behind);
+}
+
 // Every byte is a token, 2 <= n <= N <= kArrayBytes, ranks below kMostPackedRanks.
 template <int N>
 int merge_words(const VocabView& v, const uint8_t* p, int n, int32_t* out) {
   alignas(64) uint32_t first[N];
-  int32_t token[N], result[N + 1];
+  int32_t token[N + 1], result[N + 1];  // place N lies beyond both ends
   uint16_t next[N], previous[N + 1];
   for (int i = 0; i + 1 < n; ++i) {
     const PairMerge merge = v.byte_pairs[p[i] << 8 | p[i + 1]];
@@ -87,6 +101,8 @@ int merge_words(const VocabView& v, const uint8_t* p, int n, int32_t* out) {
     next[i] = static_cast<uint16_t>(i + 1);
     previous[i] = static_cast<uint16_t>(i - 1);
   }
+  previous[0] = N;
+  token[n] = token[N] = kNoToken;
   Words<N> words;
   Words<N>::load(words, first);
   for (uint32_t best; (best = Words<N>::smallest(words)) != kNoMerge;) {
@@ -96,15 +112,12 @@ int merge_words(const VocabView& v, const uint8_t* p, int n, int32_t* out) {
     const int32_t merged = token[i] = result[i];
     next[i] = static_cast<uint16_t>(behind);
     previous[behind] = static_cast<uint16_t>(i);
-    PairMerge right{kNoRank, kNoToken};
-    if (behind < n) right = find_pair(v, merged, token[behind]);
+    const int before = previous[i];
+    PairMerge left{kNoRank, kNoToken}, right{kNoRank, kNoToken};
+    find_both(v, token[before], merged, token[behind], &left, &right);
+    result[before] = left.result;
     result[i] = right.result;
-    if (i > 0) {
-      const int before = previous[i];
-      const PairMerge left = find_pair(v, token[before], merged);
-      result[before] = left.result;
-      Words<N>::set(words, before, word_of(left, before));
-    }
+    Words<N>::set(words, before, word_of(left, before & (N - 1)));
     Words<N>::set(words, gone, kNoMerge);
     Words<N>::set(words, i, word_of(right, i));
   }

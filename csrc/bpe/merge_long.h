@@ -11,10 +11,11 @@
 namespace tk::bpe {
 namespace {
 
-constexpr int kWindow = 64;       // bytes; doubled up to kArrayBytes
-constexpr int kHeldBack = 8;      // bytes at the end of a window that are likely to merge with what follows
-constexpr int kLongTokens = 8;    // bytes a token, on average
-constexpr int64_t kMostWork = 8;  // bytes of windows, per byte of the piece
+constexpr int kWindow = 64;              // bytes; doubled up to kArrayBytes
+constexpr int kHeldBack = 6;             // bytes at the end of a window that are likely to merge with what follows
+constexpr int kLongTokens = 8;           // bytes a token, on average
+constexpr int64_t kWorthTrie = 1 << 13;  // bytes of a piece: the first call of longest_token builds a table
+constexpr int64_t kMostWork = 8;         // bytes of windows, per byte of the piece
 
 // Tokens, not ids; every byte is a token.
 inline int64_t merge_long(const VocabView& v, const uint8_t* p, int64_t n, int32_t* out) {
@@ -44,7 +45,7 @@ inline int64_t merge_long(const VocabView& v, const uint8_t* p, int64_t n, int32
       if (window < kArrayBytes) window *= 2;
       continue;
     }
-    long_tokens = fresh_count * kLongTokens <= bytes;
+    long_tokens = n >= kWorthTrie && fresh_count * kLongTokens <= bytes;
     int64_t end = at + bytes;
     if (end < n) {
       const int64_t sure = end - kHeldBack;

@@ -96,10 +96,13 @@ inline PairSlot pair_at(const VocabView& v, uint64_t slot) {
   return {left, right, v.orders ? v.orders[result] : result, result};
 }
 
-inline PairMerge find_packed_pair(const VocabView& v, int32_t left, int32_t right) {
-  const uint64_t hash = hash_pair(left, right);
+// False: certainly not a pair of the packed ones.
+TK_INLINE bool may_be_packed(const VocabView& v, uint64_t hash) {
   const uint64_t bit = hash >> (v.pair_shift - kFilterBits);
-  if (!(v.pair_filter[bit / 64] >> bit % 64 & 1)) return {kNoRank, kNoToken};
+  return v.pair_filter[bit / 64] >> bit % 64 & 1;
+}
+
+inline PairMerge probe_packed_pair(const VocabView& v, uint64_t hash, int32_t left, int32_t right) {
   const uint64_t mask = (uint64_t{1} << (64 - v.pair_shift)) - 1;
   const uint64_t key =
       static_cast<uint64_t>(static_cast<uint32_t>(left)) << kPackedPartBits | static_cast<uint32_t>(right);
@@ -111,6 +114,11 @@ inline PairMerge find_packed_pair(const VocabView& v, int32_t left, int32_t righ
     }
     if (entry == kEmptyPair) return {kNoRank, kNoToken};
   }
+}
+
+inline PairMerge find_packed_pair(const VocabView& v, int32_t left, int32_t right) {
+  const uint64_t hash = hash_pair(left, right);
+  return may_be_packed(v, hash) ? probe_packed_pair(v, hash, left, right) : PairMerge{kNoRank, kNoToken};
 }
 
 inline PairMerge find_pair(const VocabView& v, int32_t left, int32_t right) {
