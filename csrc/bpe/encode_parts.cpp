@@ -3,9 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
-#include <mutex>
-#include <shared_mutex>
-#include <utility>
 #include <vector>
 
 #include "bpe/encode.h"
@@ -13,6 +10,7 @@
 #include "bpe/safe_cut.h"
 #include "bpe/vocab.h"
 #include "core/parallel.h"
+#include "core/scratch.h"
 
 namespace tk::bpe {
 namespace {
@@ -37,65 +35,6 @@ class Borrowed {
  private:
   const Vocab& vocab_;
   std::unique_ptr<PieceCache> cache_;
-};
-
-// The ids of parts that are done in any order, put one after the other. Few buffers go round: fresh memory costs more
-// than the copy.
-class OrderedIds {
- public:
-  using Buffer = std::unique_ptr<int32_t[]>;
-
-  OrderedIds(IdBuffer* ids, size_t parts, int64_t room) : ids_(*ids), room_(room), done_(parts) {}
-
-  Buffer take() {
-    {
-      const std::lock_guard lock(order_);
-      if (!free_.empty()) {
-        Buffer buffer = std::move(free_.back());
-        free_.pop_back();
-        return buffer;
-      }
-    }
-    return std::make_unique_for_overwrite<int32_t[]>(static_cast<size_t>(room_));
-  }
-
-  // Copies this part, and those that waited for it, unless one before it is not done yet.
-  void put(size_t part, Buffer buffer, int64_t count) {
-    std::unique_lock order(order_);
-    done_[part] = {std::move(buffer), count};
-    const size_t first = placed_;
-    int64_t total = 0;
-    for (; placed_ < done_.size() && done_[placed_].ids; ++placed_) total += done_[placed_].count;
-    const size_t last = placed_;
-    if (first == last) return;
-    {
-      const std::unique_lock nobody_copies(move_);
-      ids_.reserve(total);
-    }
-    int32_t* to = ids_.end();
-    ids_.grew(total);
-    {
-      const std::shared_lock stay(move_);
-      order.unlock();
-      for (size_t i = first; i < last; ++i) to = std::copy_n(done_[i].ids.get(), done_[i].count, to);
-    }
-    order.lock();
-    for (size_t i = first; i < last; ++i) free_.push_back(std::move(done_[i].ids));
-  }
-
- private:
-  struct Done {
-    Buffer ids;
-    int64_t count = 0;
-  };
-
-  IdBuffer& ids_;
-  const int64_t room_;
-  std::mutex order_;
-  std::shared_mutex move_;  // held by those that copy, against the one that makes room
-  std::vector<Done> done_;
-  size_t placed_ = 0;  // parts that have their place
-  std::vector<Buffer> free_;
 };
 
 class Encoder {
@@ -176,20 +115,35 @@ class Encoder {
   }
 
   void run_on(int64_t threads) {
-    int64_t largest = 0;
-    for (const Part& part : parts_) largest = std::max(largest, part.bytes);
-    OrderedIds ordered(a_.ids, parts_.size(), largest + kSpanSlack);
-    std::vector<int64_t> singles(parts_.size(), 0);
+    struct Result {
+      std::unique_ptr<int32_t[]> ids;
+      int64_t count = 0, single = 0, place = 0;
+    };
+    std::vector<Result> results(parts_.size());
     std::atomic<size_t> next{0};
     parallel_for(threads, [&](int64_t) {
       const Borrowed cache(*a_.vocab->owner);
       for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < parts_.size();) {
-        OrderedIds::Buffer out = ordered.take();
-        const int64_t count = encode_part(parts_[i], cache.get(), out.get(), &singles[i]);
-        ordered.put(i, std::move(out), count);
+        const Scratch<int32_t> out(parts_[i].bytes + kSpanSlack);
+        Result& result = results[i];
+        result.count = encode_part(parts_[i], cache.get(), out.data(), &result.single);
+        result.ids = std::make_unique_for_overwrite<int32_t[]>(static_cast<size_t>(result.count));
+        std::copy_n(out.data(), result.count, result.ids.get());
       }
     });
-    for (size_t i = 0; i < parts_.size(); ++i) a_.counts[parts_[i].first] += singles[i];
+    int64_t total = 0;
+    for (size_t i = 0; i < parts_.size(); ++i) {
+      a_.counts[parts_[i].first] += results[i].single;
+      results[i].place = total;
+      total += results[i].count;
+    }
+    a_.ids->reserve(total);
+    parallel_for(static_cast<int64_t>(parts_.size()), [&](int64_t i) {
+      Result& result = results[static_cast<size_t>(i)];
+      std::copy_n(result.ids.get(), result.count, a_.ids->end() + result.place);
+      result.ids.reset();
+    });
+    a_.ids->grew(total);
   }
 
   const EncodeArgs& a_;
