@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 import tokernel
-from tokernel.kernels import merge
+from tokernel.kernels import _arrays, merge
 
 
 @pytest.fixture(autouse=True)
-def restore_threads():
+def restore_threads(monkeypatch):
+    """No limit of ours, and none that torch had when a test before met its tensors."""
+    monkeypatch.setattr(_arrays._TorchSpace, "threads", -1)
+    tokernel._C.set_framework_threads(0)
     yield
     tokernel.set_num_threads(0)
 

@@ -7,7 +7,9 @@ import _thread
 import itertools
 import json
 import pickle
+import signal
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from hypothesis import strategies as st
 
 from tokernel.kernels import bpe
 from tokernel.text import Encoding, PieceCounts, count_texts, train
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def strings(data, values, offsets):
@@ -43,7 +47,6 @@ def runs(golden):
 
 @pytest.fixture(scope="module")
 def golden():
-    from conftest import GOLDEN
 
     return GOLDEN
 
@@ -198,10 +201,14 @@ def test_ctrl_c_ends_training(rng):
     """A run of seconds, ended after a fifth of one."""
     counts = PieceCounts(rng.integers(0, 256, 3_000_000).astype(np.uint8), [0, 3_000_000], [1])
     timer = threading.Timer(0.2, _thread.interrupt_main)
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        train(counts, 2_000_000)
-    timer.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts the tests may have it ignored
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            train(counts, 2_000_000)
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
