@@ -9,7 +9,6 @@ import json
 import pickle
 import signal
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,6 @@ from hypothesis import strategies as st
 
 from tokernel.kernels import bpe
 from tokernel.text import Encoding, PieceCounts, count_texts, train
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def strings(data, values, offsets):
@@ -43,12 +40,6 @@ def runs(golden):
     texts = [t.decode() for t in strings(data, "train_text_bytes", "train_text_off")]
     probes = [t.decode() for t in strings(data, "probe_bytes", "probe_off")]
     return data, texts, probes
-
-
-@pytest.fixture(scope="module")
-def golden():
-
-    return GOLDEN
 
 
 @pytest.mark.parametrize("case", ["hf_gpt2", "hf_minfreq3", "hf_maxlen5", "hf_cl100k"])
