@@ -13,6 +13,7 @@ pytest.importorskip("typer", reason="the command line needs the cli extra")
 pytest.importorskip("matplotlib", reason="the demo needs the cli extra")
 from typer.testing import CliRunner
 
+from tokernel import _bpe_commands as commands
 from tokernel import _bpe_files, _bpe_view
 from tokernel._commands import app
 from tokernel.text import Encoding
@@ -117,6 +118,16 @@ def test_compare(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
     assert 0 < rows[1]["shared borders"] <= 1
     assert rows[1]["tokens"] < rows[0]["tokens"]
     assert page.read_text(encoding="utf-8").count("<h1>") == 2
+
+
+def test_several_files_have_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    assert commands._with_bar(paths, "texts") is paths  # a pipe or a log
+    monkeypatch.setattr(commands.sys.stderr, "isatty", lambda: True, raising=False)
+    assert commands._with_bar(paths[:1], "texts") == paths[:1]
+    barred = commands._with_bar(paths, "texts")
+    assert barred is not paths
+    assert list(barred) == paths
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import numpy as np
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from tokernel import _bpe_view as view
@@ -55,8 +56,16 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 140)
 
 
-def _inputs(files: list[Path] | None) -> list[tuple[str, bytes]]:
-    return [(str(path), open_input(path)) for path in files or [STDIN]]
+def _inputs(files: list[Path] | None) -> Iterator[tuple[str, bytes]]:
+    """Names and contents, one after the other, with a bar on a terminal while they are worked on."""
+    for path in _with_bar(files or [STDIN], "texts"):
+        yield str(path), open_input(path)
+
+
+def _with_bar(paths: list[Path], description: str) -> Iterable[Path]:
+    if len(paths) < 2 or not sys.stderr.isatty():
+        return paths
+    return track(paths, description, console=Console(stderr=True), transient=True)
 
 
 def _encode(encoding: Encoding, data: bytes, special: bool) -> Any:
@@ -84,7 +93,7 @@ def train(
     with _one_sentence("train"):
         start = time.perf_counter()
         encoding = text.train(
-            [open_input(path) if path == STDIN else path for path in files or [STDIN]],
+            (open_input(path) if path == STDIN else path for path in _with_bar(files or [STDIN], "counting")),
             vocab_size,
             pattern,
             special or (),
