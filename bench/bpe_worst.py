@@ -7,7 +7,6 @@ counts. The promise is at most four times the time per byte of prose.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from tokernel.text import Encoding
 
 from bench.bpe_corpora import corpus, path_of_ranks, rank_file
 from bench.machine import Clock, describe, set_framework_threads
-from bench.tables import print_tables, write_markdown
+from bench.tables import print_tables, write_json, write_markdown
 
 PROMISE = 4.0
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -95,7 +94,7 @@ def main(
     print_tables(tables)
     if json_path:
         document = {"about": describe([1]), "megabytes": megabytes, "found": found}
-        json_path.write_text(json.dumps(document, indent=1) + "\n")
+        write_json(json_path, document)
     if markdown_path:
         write_markdown(markdown_path, tables)
 

@@ -9,7 +9,6 @@ that its tokenizer never makes, which is what the word "exact" leaves out.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from tokernel.text.exact_byte_probs import ByteLevelTokenizer, ByteLM, first_byt
 from bench.decoding_methods import PROSE
 from bench.machine import describe
 from bench.real_models import MissingError, load_smollm2
-from bench.tables import print_tables, write_markdown
+from bench.tables import print_tables, write_json, write_markdown
 
 SHORTEST_WORD = 6
 END_OF_TEXT = 0
@@ -150,8 +149,7 @@ def main(
     print_tables(lines)
     if json_path:
         document = {"about": describe([torch.get_num_threads()]), "cuts": [asdict(c) for c in found]}
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(document, indent=1) + "\n")
+        write_json(json_path, document)
     if markdown_path:
         write_markdown(markdown_path, lines)
 

@@ -8,7 +8,6 @@ training (TokenBridge). Sound: stacks of residual codebooks, read to different d
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from bench import codec_audio, codec_ladder, codec_pictures
 from bench.codec_quantizers import CANDIDATES, Candidate
 from bench.machine import Clock, describe, set_framework_threads
 from bench.real_models import MissingError
-from bench.tables import print_tables, write_markdown
+from bench.tables import print_tables, write_json, write_markdown
 
 STEPS, QUICK_STEPS = 1200, 3
 PROMPTS_QUICK = 12
@@ -235,8 +234,7 @@ def main(
         raise typer.Exit(1) from None
     print_tables(tables(document))
     if json_path:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(document, indent=1) + "\n")
+        write_json(json_path, document)
     if markdown_path:
         write_markdown(markdown_path, tables(document))
     if plot_path:

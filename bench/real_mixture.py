@@ -7,7 +7,6 @@ As the paper reports it: shares of bytes, log10 of the mean squared error, avera
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from tokernel.text.data_mixture_inference import fit_tee, log10_mse, tee
 from bench.machine import Clock, describe
 from bench.mixture_texts import HOW, MissingTextError, Texts, read_languages
 from bench.mixture_trials import Floats, Language, Trial, classified, draw, efficiencies, inferred
-from bench.tables import print_tables, write_markdown
+from bench.tables import print_tables, write_json, write_markdown
 
 CATEGORIES = (5, 10)
 MERGES = (30, 100, 300, 1000)
@@ -219,8 +218,7 @@ def main(
         document = run(texts, progress=progress, **(few if quick else {"mixtures": mixtures}))
     print_tables(tables(document))
     if json_path:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(document, indent=1) + "\n")
+        write_json(json_path, document)
     if markdown_path:
         write_markdown(markdown_path, tables(document))
     if plot_path:

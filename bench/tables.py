@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of the real checks: lists of lines by title, the first line of each naming its columns."""
+"""What real checks write: tables, which are lists of lines by title, the first line naming the columns; and data."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -29,3 +31,9 @@ def write_markdown(path: Path, tables: Tables) -> None:
         parts.append(f"### {title}\n{lines}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(parts))
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write the data."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + "\n")
