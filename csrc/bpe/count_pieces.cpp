@@ -37,34 +37,37 @@ std::vector<Portion> portions_of(const CountPiecesArgs& a) {
 }
 
 template <Pattern pattern>
-void count_between(const uint8_t* from, const uint8_t* to, const uint8_t* end, PieceCounter* counter) {
+void count_between(const uint8_t* from, const uint8_t* to, const uint8_t* end, PieceCounter::Queue& queue) {
   Pieces<pattern> pieces(from, end);
-  PieceCounter::Queue queue(counter);
   for (const uint8_t *p = from, *next; p < to; p = next) {
     next = pieces.next();
     queue.add(p, next - p, end - p);
   }
-  queue.flush();
 }
 
 template <Pattern pattern>
-void count_part(const CountedText& text, int64_t part, PieceCounter* counter) {
+void count_part(const CountedText& text, int64_t part, PieceCounter::Queue& queue) {
   const uint8_t *to = text.begin + text.size, *end = text.begin + text.all;
   const uint8_t* low = text.begin + part * kPortion;
   const uint8_t* high = to - low > kPortion ? low + kPortion : to;
   const uint8_t* from = safe_cut(pattern, low, high, text.begin, end);
   if (from == high) return;
   if (high < to) to = safe_cut(pattern, high, to, text.begin, end);
-  count_between<pattern>(from, to, end, counter);
+  count_between<pattern>(from, to, end, queue);
 }
 
 template <Pattern pattern>
 void count_portion(const CountPiecesArgs& a, const Portion& portion, PieceCounter* counter) {
-  if (portion.last - portion.first == 1) return count_part<pattern>(a.texts[portion.first], portion.part, counter);
-  for (int64_t t = portion.first; t < portion.last; ++t) {
-    const CountedText& text = a.texts[t];
-    count_between<pattern>(text.begin, text.begin + text.size, text.begin + text.all, counter);
+  PieceCounter::Queue queue(counter);  // one for all texts: to fill and to empty it costs as much as a short text
+  if (portion.last - portion.first == 1) {
+    count_part<pattern>(a.texts[portion.first], portion.part, queue);
+  } else {
+    for (int64_t t = portion.first; t < portion.last; ++t) {
+      const CountedText& text = a.texts[t];
+      count_between<pattern>(text.begin, text.begin + text.size, text.begin + text.all, queue);
+    }
   }
+  queue.flush();
 }
 
 template <Pattern pattern>
