@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from tokernel.kernels import bpe
+from tokernel.kernels.bpe._text import utf8
 
 if TYPE_CHECKING:
     from tokernel.text.encoding import Encoding
@@ -17,7 +18,7 @@ _BLANK = re.compile(rb"[ \n\t]*")
 
 def repaired(text: str) -> str:
     """The text with surrogate pairs joined and lone surrogates replaced by U+FFFD (a round trip through UTF-16)."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return utf8(text).decode()
 
 
 def clean(text: str) -> str:

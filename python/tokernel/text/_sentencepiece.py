@@ -100,7 +100,7 @@ class SentencePieceTokenizer:
             tokens[i] = pieces[i].encode()
         for value, i in self._bytes.items():
             tokens[i] = bytes([value])
-        self._byte_ids = np.array(list(self._bytes.values()), dtype=np.int64)
+        self._byte_ids = frozenset(self._bytes.values())
         slots = {unk: UNKNOWN, bos: BOS, eos: EOS}
         self.table = TokenTable(tokens, {i: s for i, s in slots.items() if i is not None})
         self._certain = not any(SPACE in p.lstrip(SPACE) for p in self._piece)
@@ -172,13 +172,12 @@ class SentencePieceTokenizer:
         Special tokens always, but not inside a character.
         """
         open_bytes = _open_character(tail)
-        is_byte = set(self._byte_ids.tolist())
         valid = np.empty(len(candidates), dtype=bool)
         for k, token in enumerate(candidates.tolist()):
             text = self.table.tokens[token]
             if not text:
                 valid[k] = not open_bytes
-            elif token in is_byte:
+            elif token in self._byte_ids:
                 valid[k] = self._byte_may_follow(tail, ids, open_bytes, token)
             else:
                 valid[k] = not open_bytes and self.encode(tail + text) == (*ids, token)

@@ -12,6 +12,7 @@ were weighed with.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -182,7 +183,54 @@ def infill_context(tokenizer: ByteTokenizer, suffix: bytes, suffix_token: int, p
     return (suffix_token, *ids, prefix_token)
 
 
-class ByteLM:
+class _Bytewise(ABC):
+    """What continues a text byte by byte."""
+
+    @abstractmethod
+    def start(self, text: bytes) -> None:
+        """Begin anew with a text."""
+
+    @abstractmethod
+    def next_byte_probs(self) -> Array:
+        """Probabilities of what comes next: (259,) float32."""
+
+    @abstractmethod
+    def advance(self, byte: int) -> None:
+        """Append one byte."""
+
+    def generate(
+        self,
+        prompt: bytes,
+        max_bytes: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        generator: np.random.Generator | None = None,
+    ) -> bytes:
+        """Continue a prompt byte by byte, until the text ends or `max_bytes` have come.
+
+        Args:
+            prompt: any bytes; they need not end where a token does.
+            max_bytes: how many to add at most.
+            temperature: below 0.1 the likeliest byte; else p ** (1 / temperature), renormalised.
+            top_p: keep outcomes while those before them, the likeliest first, hold at most this much.
+            generator: source of randomness; None: numpy's default.
+
+        Returns:
+            The bytes that the model added.
+        """
+        self.start(prompt)
+        generator = np.random.default_rng() if generator is None else generator
+        out = bytearray()
+        while len(out) < max_bytes:
+            outcome = draw(self.next_byte_probs(), temperature, top_p, generator)
+            if outcome >= UNKNOWN:
+                break
+            out.append(outcome)
+            self.advance(outcome)
+        return bytes(out)
+
+
+class ByteLM(_Bytewise):
     """A model of bytes made of a model of tokens, without training.
 
     Args:
@@ -376,31 +424,8 @@ class ByteLM:
             self.advance(byte)
         return total
 
-    def generate(
-        self,
-        prompt: bytes,
-        max_bytes: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        generator: np.random.Generator | None = None,
-    ) -> bytes:
-        """Continue a prompt byte by byte, until the text ends or `max_bytes` have come.
 
-        Args:
-            prompt: any bytes; they need not end where a token does.
-            max_bytes: how many to add at most.
-            temperature: below 0.1 the likeliest byte; else p ** (1 / temperature), renormalised.
-            top_p: keep outcomes while those before them, the likeliest first, hold at most this much.
-            generator: source of randomness; None: numpy's default.
-
-        Returns:
-            The bytes that the model added.
-        """
-        self.start(prompt)
-        return _generate([self], np.ones(1), max_bytes, temperature, top_p, generator)
-
-
-class ByteEnsemble:
+class ByteEnsemble(_Bytewise):
     """The mean of the next-byte probabilities of several models; their vocabularies need not have anything in common.
 
     Args:
@@ -430,46 +455,10 @@ class ByteEnsemble:
 
     def next_byte_probs(self) -> Array:
         """The weighted mean of the members' probabilities: (259,) float32."""
-        return _mean(self.members, self.weights)
+        each = zip(self.members, self.weights, strict=True)
+        return np.asarray(sum(w * m.next_byte_probs().astype(np.float64) for m, w in each), dtype=np.float32)
 
     def advance(self, byte: int) -> None:
         """Append one byte to the prefix of every member."""
         for member in self.members:
             member.advance(byte)
-
-    def generate(
-        self,
-        prompt: bytes,
-        max_bytes: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        generator: np.random.Generator | None = None,
-    ) -> bytes:
-        """Continue a prompt byte by byte, as :meth:`ByteLM.generate`."""
-        self.start(prompt)
-        return _generate(self.members, self.weights, max_bytes, temperature, top_p, generator)
-
-
-def _mean(members: Sequence[ByteLM], weights: Array) -> Array:
-    total = sum(w * m.next_byte_probs().astype(np.float64) for m, w in zip(members, weights, strict=True))
-    return np.asarray(total, dtype=np.float32)
-
-
-def _generate(
-    members: Sequence[ByteLM],
-    weights: Array,
-    max_bytes: int,
-    temperature: float,
-    top_p: float,
-    generator: np.random.Generator | None,
-) -> bytes:
-    generator = np.random.default_rng() if generator is None else generator
-    out = bytearray()
-    while len(out) < max_bytes:
-        outcome = draw(_mean(members, weights), temperature, top_p, generator)
-        if outcome >= UNKNOWN:
-            break
-        out.append(outcome)
-        for member in members:
-            member.advance(outcome)
-    return bytes(out)
