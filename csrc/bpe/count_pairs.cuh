@@ -3,8 +3,9 @@
 // key, and a run counts the difference of two prefix sums.
 #pragma once
 #include "bpe/count_pairs.h"
-#include "bpe/id_sequences.h"
+#include "bpe/pair_key.h"
 #include "bpe/sort_keys.cuh"
+#include "core/segment_at.h"
 
 namespace tk::bpe::gpu {
 
@@ -65,7 +66,7 @@ struct PairSink {
     const CountPairsArgs& a = source.a;
     source.space.keys.key[0][before] = pair_key(pair_id<Id>(a, n), pair_id<Id>(a, n + 1));
     if (a.weights) {
-      const int64_t b = sequence_at(a.offsets, a.batch, n);
+      const int64_t b = segment_at(a.offsets, a.batch, n);
       source.space.keys.load[0][before] = static_cast<uint64_t>(b < a.batch ? a.weights[b] : 0);
     }
   }

@@ -5,11 +5,11 @@
 // the slots of its piece, a slot a byte of text; prefix sums close the gaps.
 #pragma once
 #include "bpe/encode_batch.h"
-#include "bpe/id_sequences.h"
 #include "bpe/merge_piece.cuh"
 #include "bpe/safe_cut.h"
 #include "bpe/scan.h"
 #include "core/prefix_sum.cuh"
+#include "core/segment_at.h"
 
 namespace tk::bpe::gpu {
 
@@ -84,13 +84,13 @@ __global__ void __launch_bounds__(kScanThreads, 4) mark_starts_kernel(EncodeBatc
   const int64_t from = (int64_t{blockIdx.x} * kScanThreads + threadIdx.x) * kScanPart;
   if (from >= a.bytes) return;
   const int64_t high = a.bytes - from > kScanPart ? from + kScanPart : a.bytes;
-  int64_t t = sequence_at(a.offsets, a.batch, from);
+  int64_t t = segment_at(a.offsets, a.batch, from);
   if (t == a.batch) return;  // no offsets at all
   int64_t p = first_boundary(a, t, from, high);
   if (p == high) return;
   int64_t stop = a.bytes;
   if (high < a.bytes) {
-    const int64_t last = sequence_at(a.offsets, a.batch, high);
+    const int64_t last = segment_at(a.offsets, a.batch, high);
     if (last < a.batch) stop = first_boundary(a, last, high, a.bytes);
   }
   MarkWriter writer(space.marks);

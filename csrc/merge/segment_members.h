@@ -4,6 +4,7 @@
 #include "core/counting_sort.h"
 #include "core/parallel.h"
 #include "core/scratch.h"
+#include "core/segment_at.h"
 #include "merge/segment_index.h"
 
 namespace tk::merge {
@@ -49,21 +50,6 @@ class MemberTable {
   int64_t rows_, offsets_stride_, order_stride_;
   Scratch<int64_t> offsets_, order_;
 };
-
-// The first segment that ends after a position: the one that holds it.
-inline int64_t segment_at(const int64_t* offsets, int64_t segments, int64_t position) {
-  int64_t low = 0;
-  int64_t high = segments;
-  while (low < high) {
-    const int64_t middle = (low + high) / 2;
-    if (offsets[middle + 1] > position) {
-      high = middle;
-    } else {
-      low = middle + 1;
-    }
-  }
-  return low;
-}
 
 // The segment of each token, for tokens visited in ascending order: offsets are searched once a batch row.
 class SegmentCursor {
